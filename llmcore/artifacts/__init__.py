@@ -1,0 +1,1 @@
+"""Content-addressed artifacts: keys, store, manifests, stages, lineage, garbage collection."""

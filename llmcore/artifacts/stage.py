@@ -1,0 +1,108 @@
+"""The contract between a stage and whoever runs it.
+
+A stage knows about its data and nothing else: no paths of the store, no caching, no Prefect. It is either
+
+* **per shard**: a pure function from one Parquet shard (and side inputs) to one or more tables, memoised shard by shard, or
+* **global**: a function from whole artifacts to files in a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+
+class Params(BaseModel):
+    """A stage's parameters: immutable, unknown keys are errors. Every field enters the stage's key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Files(Protocol):
+    """An input artifact (or the part of it that a stage asked for) as verified, read-only local files."""
+
+    def names(self, prefix: str = "") -> Sequence[str]:
+        """Sorted file names that start with the prefix."""
+
+    def path(self, name: str) -> Path:
+        """Fetch one file, verify it against its digest, and say where it lies."""
+
+    def table(self, prefix: str = "") -> pl.DataFrame:
+        """All Parquet files under a prefix, in name order, as one frame."""
+
+    def tables(self, prefix: str = "") -> Iterator[tuple[str, pl.DataFrame]]:
+        """The same one file at a time, with its name."""
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a per-shard function made of one shard.
+
+    outputs: folder -> table, e.g. {"kept": …, "dropped": …}. A table becomes `<folder>/<shard name>`; an iterator of tables
+             becomes `<folder>/<shard stem>-00000.parquet`, … .
+    metrics: plain numbers, summed over the shards.
+    """
+
+    outputs: Mapping[str, pl.DataFrame | Iterator[pl.DataFrame]]
+    metrics: Mapping[str, int | float] = field(default_factory=dict)
+
+
+class Run(Protocol):
+    """What a global function may use of its surroundings."""
+
+    @property
+    def out(self) -> Path:
+        """Empty local folder: every file left in it becomes an output of the artifact, under its relative name."""
+
+    @property
+    def scratch(self) -> Path:
+        """Local folder that outlives a crash of this very recipe (training checkpoints); never an output."""
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """Say how far the work is; also renews the lease and raises if it was lost."""
+
+    def keep_scratch(self) -> None:
+        """Copy `scratch` to the store when that lies elsewhere, so that another machine can go on from it."""
+
+
+PerShard = Callable[..., ShardResult]  # (documents: pl.DataFrame | Path, params, **side inputs) -> ShardResult
+Globally = Callable[..., Mapping[str, Any]]  # (inputs: Mapping[str, Files], params, run: Run) -> metrics
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its name, version, parameters and function.
+
+    version:   raise it whenever the same input would give other output bytes.
+    function:  "module:name", imported only when the stage runs, so that looking at artifacts needs no torch.
+    kind:      "per_shard" or "global".
+    reads:     for per-shard stages: the role whose files are the shards, and the folder they lie in ("" = all files).
+               The function gets a polars frame for *.parquet and a Path for any other file.
+    aligned:   roles of which a shard sees only the file of its own name: role -> folder. Missing file = error.
+    broadcast: roles handed whole to every shard, as Files.
+    partition: output folders whose row counts must add up to the rows read; () where rows are not documents.
+    lease:     hold a lease while working, because double work is dear.
+    """
+
+    name: str
+    version: int
+    params: type
+    function: str
+    kind: str = "global"
+    reads: tuple[str, str] = ("documents", "kept")
+    aligned: Mapping[str, str] = field(default_factory=dict)
+    broadcast: tuple[str, ...] = ()
+    partition: tuple[str, ...] = ("kept", "dropped")
+    lease: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, _, name = self.function.partition(":")
+        function: Callable[..., Any] = getattr(import_module(module), name)
+        return function

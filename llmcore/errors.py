@@ -1,0 +1,17 @@
+"""What goes wrong, in one line each: the message names the file, row or key, and the mend."""
+
+
+class LlmcoreError(Exception):
+    """The work failed (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(LlmcoreError):
+    """The call or the configuration is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class CorruptBlobError(LlmcoreError):
+    """Stored bytes do not hash to their name."""
