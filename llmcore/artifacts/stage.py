@@ -64,6 +64,13 @@ class Run(Protocol):
     def scratch(self) -> Path:
         """Local folder that outlives a crash of this very recipe (training checkpoints); never an output."""
 
+    @property
+    def outside(self) -> Mapping[str, Any]:
+        """Where the outside world lies today (paths, ports): never part of the key."""
+
+    def lineage(self) -> Sequence[Mapping[str, Any]]:
+        """Every manifest behind the inputs in chain order: stage, version, parameters, inputs, outputs, metrics."""
+
     def progress(self, done: float, total: float, text: str = "") -> None:
         """Say how far the work is; also renews the lease and raises if it was lost."""
 
