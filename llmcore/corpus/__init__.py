@@ -1,0 +1,1 @@
+"""From the outside world to documents: crawl, collect, ingest, extract, clean, …, split."""
