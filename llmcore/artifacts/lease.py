@@ -1,0 +1,145 @@
+"""One holder at a time for dear work, on any store that has create-only writes.
+
+A lease is a row of numbered records `runs/<key>/lease/<epoch>`: to take, renew, take over or give back is to create the
+next epoch, which exactly one process can do. The age of the newest epoch, by the store's own clock, says whether its
+holder still lives; a holder on this very machine is also looked up by its process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import psutil
+
+from llmcore.artifacts.store import Entry, Store
+from llmcore.errors import LlmcoreError
+
+SECONDS_TO_LIVE = 60.0
+RENEW_EVERY_SECONDS = 15.0
+POLL_SECONDS = 0.5
+
+
+class LeaseLostError(LlmcoreError):
+    """Somebody took over: stop before writing anything."""
+
+
+class Lease:
+    """A held lease; renews itself from a thread until it is given back."""
+
+    def __init__(self, store: Store, key: str, epoch: int, owner: str) -> None:
+        self.store = store
+        self.key = key
+        self.owner = owner
+        self._epoch = epoch
+        self._lost = False
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew_until_ended, daemon=True, name=f"lease-{key[:8]}")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise LeaseLostError unless this process still holds the newest epoch; asks the store."""
+        newest = _newest(self.store, self.key)
+        if self._lost or newest is None or _epoch(newest) != self._epoch and not self._is_mine(newest):
+            self._lost = True
+            raise LeaseLostError(f"lost the lease on {self.key[:12]}: another process took the work over; nothing written")
+
+    def check_quickly(self) -> None:
+        """Raise LeaseLostError if the renewing thread found the lease taken; asks nobody."""
+        if self._lost:
+            raise LeaseLostError(f"lost the lease on {self.key[:12]}: another process took the work over; nothing written")
+
+    def give_back(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        with self._lock:
+            if not self._lost:
+                # the last epoch stays, because a late contender must not find the row empty and start a second one
+                _create(self.store, self.key, self._epoch + 1, None)
+                self.store.backend.delete(_name(self.key, self._epoch))
+
+    def _renew_until_ended(self) -> None:
+        while not self._ended.wait(RENEW_EVERY_SECONDS):
+            with self._lock:
+                try:
+                    renewed = _create(self.store, self.key, self._epoch + 1, self.owner)
+                except LlmcoreError:
+                    continue  # the store is away for a moment; the next beat or the check before the commit decides
+                if not renewed:
+                    self._lost = True
+                    return
+                self.store.backend.delete(_name(self.key, self._epoch))
+                self._epoch += 1
+
+    def _is_mine(self, entry: Entry) -> bool:
+        record = self.store.record(entry.name)
+        return record is not None and record.get("owner") == self.owner
+
+
+def take(store: Store, key: str, still_wanted: Callable[[], bool], waiting: Callable[[str], None]) -> Lease | None:
+    """Wait for the lease of `key` and take it; None as soon as `still_wanted()` says the work was done by another.
+
+    `waiting` is told once by whom the lease is held.
+    """
+    owner = uuid.uuid4().hex
+    told = False
+    while still_wanted():
+        newest = _newest(store, key)
+        holder = store.record(newest.name) if newest is not None else None
+        if newest is None or holder is None or _is_free(store, newest, holder):
+            epoch = _epoch(newest) + 1 if newest is not None else 1
+            if _create(store, key, epoch, owner):
+                if newest is not None:
+                    store.backend.delete(newest.name)
+                return Lease(store, key, epoch, owner)
+            continue
+        if not told:
+            waiting(f"process {holder.get('pid')} on {holder.get('host')}")
+            told = True
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+def _is_free(store: Store, newest: Entry, holder: dict[str, Any]) -> bool:
+    if holder.get("owner") is None:
+        return True
+    if holder.get("host") == socket.gethostname() and not _is_alive(holder):
+        return True
+    return store.backend.now() - newest.written > timedelta(seconds=SECONDS_TO_LIVE)
+
+
+def _is_alive(holder: dict[str, Any]) -> bool:
+    try:
+        return bool(psutil.Process(holder["pid"]).create_time() == holder["process_started"])
+    except psutil.Error:
+        return False
+
+
+def _create(store: Store, key: str, epoch: int, owner: str | None) -> bool:
+    record = {
+        "owner": owner,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_started": psutil.Process().create_time(),
+    }
+    return store.backend.create(_name(key, epoch), json.dumps(record).encode())
+
+
+def _name(key: str, epoch: int) -> str:
+    return f"runs/{key}/lease/{epoch:09d}"
+
+
+def _epoch(entry: Entry) -> int:
+    return int(entry.name.rsplit("/", 1)[1])
+
+
+def _newest(store: Store, key: str) -> Entry | None:
+    return max(store.backend.entries(f"runs/{key}/lease/"), key=_epoch, default=None)

@@ -1,0 +1,354 @@
+"""Cached or run: the one place that decides it, runs what must run, and commits what came out.
+
+    find(store, recipe)              the committed artifact, if there is one
+    shards_to_do(store, recipe)      the shards of a per-shard recipe that have no memo yet
+    run_shard(store, recipe, name)   one shard: verified inputs -> function -> blobs -> memo
+    commit_shards(store, recipe)     all memos -> one artifact
+    run_global(store, recipe, …)     a global recipe, under a lease where the stage asks for one
+    build(store, recipe, …)          all of that in this process
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import polars as pl
+
+from llmcore.artifacts import lease as leases
+from llmcore.artifacts.keys import key_of
+from llmcore.artifacts.lineage import manifests_behind
+from llmcore.artifacts.manifest import ArtifactRef, Manifest, Output, manifest_name, outputs_digest, read_manifest
+from llmcore.artifacts.provenance import code_digest, environment, run_record
+from llmcore.artifacts.recipe import Recipe, StoreFiles, plain_params, read_table
+from llmcore.artifacts.stage import ShardResult
+from llmcore.artifacts.store import FileBackend, Store, suffix_of
+from llmcore.errors import LlmcoreError
+
+ROW_GROUP_ROWS = 8192
+
+Progress = Callable[[float, float, str], None]
+
+
+def no_progress(done: float, total: float, text: str) -> None:
+    """For callers that do not watch."""
+
+
+def find(store: Store, recipe: Recipe) -> ArtifactRef | None:
+    """The artifact of this recipe if it was ever committed."""
+    manifest = read_manifest(store, recipe.stage.name, recipe.key)
+    return manifest.ref(store) if manifest is not None else None
+
+
+def forget(store: Store, recipe: Recipe) -> None:
+    """Drop the manifest and the memos of a recipe, so that it runs again; blobs stay until garbage collection."""
+    store.backend.delete(manifest_name(recipe.stage.name, recipe.key))
+    if recipe.stage.kind == "per_shard":
+        for shard in shard_names(recipe):
+            store.backend.delete(_memo_name(recipe, shard))
+
+
+# per-shard stages
+
+
+def shard_names(recipe: Recipe) -> list[str]:
+    """The input files of a per-shard recipe, in order, as full names ("kept/g000-….parquet")."""
+    return sorted(recipe.files[recipe.stage.reads[0]])
+
+
+def shards_to_do(store: Store, recipe: Recipe) -> list[str]:
+    """The shards that have no memo yet."""
+    return [name for name in shard_names(recipe) if store.backend.entry(_memo_name(recipe, name)) is None]
+
+
+def run_shard(store: Store, recipe: Recipe, name: str) -> None:
+    """Compute one shard and commit its memo; nothing is visible before that.
+
+    Raises LlmcoreError when the stage's output folders do not account for every row read.
+    """
+    stage, role = recipe.stage, recipe.stage.reads[0]
+    shard = PurePosixPath(name).name
+    files = StoreFiles(store, recipe.files[role])
+    path = files.path(name)
+    documents = read_table(path, name) if name.endswith(".parquet") and stage.reads[1] != "raw" else path
+    side: dict[str, Any] = {
+        aligned: read_table(StoreFiles(store, recipe.files[aligned]).path(f"{folder}/{shard}"), f"{folder}/{shard}")
+        for aligned, folder in stage.aligned.items()
+    }
+    side |= {broadcast: StoreFiles(store, recipe.files[broadcast]) for broadcast in stage.broadcast}
+    function = stage.load()
+    if "shard" in inspect.signature(function).parameters:
+        side["shard"] = shard
+    result: ShardResult = function(documents, recipe.step.params, **side)
+
+    with _working_folder() as folder:
+        outputs: dict[str, dict[str, Any]] = {}
+        for kind, made in result.outputs.items():
+            tables = {f"{kind}/{_stem(shard)}.parquet": made} if isinstance(made, pl.DataFrame) else _numbered(
+                kind, _stem(shard), made
+            )
+            for output_name, table in tables.items() if isinstance(tables, dict) else tables:
+                outputs[output_name] = asdict(_put_table(store, folder, table, output_name))
+        rows_read = documents.height if isinstance(documents, pl.DataFrame) else None
+        if rows_read is not None and stage.partition:
+            rows = sum(o["rows"] for n, o in outputs.items() if n.split("/", 1)[0] in stage.partition)
+            if rows != rows_read:
+                raise LlmcoreError(f"{stage.name}: {name} has {rows_read} rows but {rows} came out; this is a defect")
+        store.commit(_memo_name(recipe, name), {
+            "shard": shard, "rows_read": rows_read, "outputs": outputs, "metrics": dict(result.metrics),
+        })  # fmt: skip
+
+
+def commit_shards(store: Store, recipe: Recipe, flow_run: str | None = None, started: datetime | None = None,
+                  computed: int | None = None) -> ArtifactRef:
+    """Gather the memos of all shards into the artifact. LlmcoreError if a shard is missing."""
+    outputs: dict[str, Output] = {}
+    metrics: dict[str, Any] = {}
+    rows_read = 0
+    names = shard_names(recipe)
+    for name in names:
+        memo = store.record(_memo_name(recipe, name))
+        if memo is None:
+            raise LlmcoreError(f"{recipe.step.name}: shard {name} was not computed; run again")
+        stem = _stem(PurePosixPath(name).name)
+        for output_name, output in memo["outputs"].items():
+            # the memo may have been made under another shard name: same bytes, so same result
+            own = output_name.replace(_stem(memo["shard"]), stem, 1)
+            outputs[own] = Output(**output)
+        rows_read += memo["rows_read"] or 0
+        for metric, value in memo["metrics"].items():
+            metrics[metric] = round(metrics.get(metric, 0) + value, 6)
+    for name, output in outputs.items():
+        folder = f"{name.split('/', 1)[0]}_rows"
+        metrics[folder] = metrics.get(folder, 0) + (output.rows or 0)
+    if rows_read:
+        metrics["rows_read"] = rows_read
+    extra = {"shards": len(names), "shards_computed": computed}
+    return _commit(store, recipe, outputs, metrics, flow_run, started or datetime.now(UTC), extra)
+
+
+def _numbered(kind: str, stem: str, tables: Iterator[pl.DataFrame]) -> Iterator[tuple[str, pl.DataFrame]]:
+    for number, table in enumerate(tables):
+        yield f"{kind}/{stem}-{number:05d}.parquet", table
+
+
+def _stem(shard: str) -> str:
+    return shard.split(".", 1)[0]
+
+
+def _put_table(store: Store, folder: Path, table: pl.DataFrame, name: str) -> Output:
+    path = folder / name.replace("/", "_")
+    with _full_disk_is_an_error(folder):
+        table.write_parquet(path, compression="zstd", compression_level=3, row_group_size=ROW_GROUP_ROWS)
+    blob = store.put_blob(path, ".parquet")
+    size = path.stat().st_size
+    path.unlink()
+    return Output(blob, size, table.height)
+
+
+def _memo_name(recipe: Recipe, name: str) -> str:
+    stage, role = recipe.stage, recipe.stage.reads[0]
+    shard = PurePosixPath(name).name
+    takes_name = "shard" in inspect.signature(stage.load()).parameters
+    identity = {
+        "stage": stage.name,
+        "version": stage.version,
+        "params": plain_params(recipe.step.params),
+        "shard": recipe.files[role][name].blob,
+        "name": shard if takes_name else None,
+        "aligned": {
+            aligned: recipe.files[aligned][f"{folder}/{shard}"].blob if f"{folder}/{shard}" in recipe.files[aligned]
+            else _missing(recipe, aligned, f"{folder}/{shard}")
+            for aligned, folder in stage.aligned.items()
+        },
+        "broadcast": {broadcast: outputs_digest(recipe.files[broadcast]) for broadcast in stage.broadcast},
+    }  # fmt: skip
+    return f"memo/{stage.name}/{key_of(identity)}.json"
+
+
+def _missing(recipe: Recipe, role: str, name: str) -> str:
+    raise LlmcoreError(f"{recipe.step.name}: input {role!r} has no file {name!r} beside the shard; this is a defect")
+
+
+# global stages
+
+
+@dataclass
+class StoreRun:
+    """`Run` over a store."""
+
+    store: Store
+    recipe: Recipe
+    out: Path
+    scratch: Path
+    report: Progress
+    lease: leases.Lease | None
+    outside: Mapping[str, Any] = field(default_factory=dict)
+
+    def lineage(self) -> Sequence[Mapping[str, Any]]:
+        tops = [manifest for found in self.recipe.sources.values() for manifest in found]
+        return [manifest.public() for manifest in manifests_behind(self.store, tops)]
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        if self.lease is not None:
+            self.lease.check_quickly()
+        self.report(done, total, text)
+
+    def keep_scratch(self) -> None:
+        _save_scratch(self.store, self.recipe.key, self.scratch)
+
+
+def run_global(store: Store, recipe: Recipe, report: Progress = no_progress, flow_run: str | None = None,
+               waiting: Callable[[str], None] = lambda holder: None) -> ArtifactRef:
+    """Run a global recipe and commit it; where the stage asks for a lease, wait for whoever is at it already."""
+    lease = None
+    if recipe.stage.lease:
+        lease = leases.take(store, recipe.key, lambda: find(store, recipe) is None, waiting)
+        found = find(store, recipe)
+        if lease is None or found is not None:
+            if lease is not None:
+                lease.give_back()
+            if found is None:
+                raise LlmcoreError(f"{recipe.step.name}: the artifact vanished while waiting for it; run again")
+            return found
+    started = datetime.now(UTC)
+    try:
+        with _working_folder() as folder:
+            out = folder / "out"
+            out.mkdir()
+            scratch = _open_scratch(store, recipe.key, folder)
+            run = StoreRun(store, recipe, out, scratch, report, lease, recipe.step.outside)
+            inputs = {role: StoreFiles(store, files) for role, files in recipe.files.items()}
+            with _full_disk_is_an_error(folder):
+                metrics = recipe.stage.load()(inputs, recipe.step.params, run)
+            outputs = {}
+            for path in sorted(path for path in out.rglob("*") if path.is_file()):
+                name = str(path.relative_to(out))
+                rows = pl.scan_parquet(path).select(pl.len()).collect().item() if name.endswith(".parquet") else None
+                outputs[name] = Output(store.put_blob(path, suffix_of(name)), path.stat().st_size, rows)
+            if lease is not None:
+                lease.check()
+            ref = _commit(store, recipe, outputs, metrics, flow_run, started, {})
+            _drop_scratch(store, recipe.key)
+            return ref
+    finally:
+        if lease is not None:
+            lease.give_back()
+
+
+def _open_scratch(store: Store, key: str, folder: Path) -> Path:
+    if isinstance(store.backend, FileBackend):
+        scratch = store.backend.root / "runs" / key / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        return scratch
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    prefix = f"runs/{key}/scratch/"
+    for entry in store.backend.entries(prefix):
+        path = store.backend.local(entry.name, fresh=True)
+        target = scratch / entry.name.removeprefix(prefix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path is not None:
+            shutil.move(path, target)
+    return scratch
+
+
+def _save_scratch(store: Store, key: str, scratch: Path) -> None:
+    if isinstance(store.backend, FileBackend):
+        return
+    prefix = f"runs/{key}/scratch/"
+    present = {entry.name.removeprefix(prefix): entry for entry in store.backend.entries(prefix)}
+    local = {str(path.relative_to(scratch)): path for path in sorted(scratch.rglob("*")) if path.is_file()}
+    # the trainer's marker of a checkpoint must never be in the store before its tensors
+    for name in sorted(local, key=lambda name: (local[name].stat().st_mtime_ns, name)):
+        if name not in present or present[name].bytes != local[name].stat().st_size or not name.endswith(
+            ".safetensors"
+        ):
+            store.backend.upload(prefix + name, local[name])
+    for name in present.keys() - local.keys():
+        store.backend.delete(prefix + name)
+
+
+def _drop_scratch(store: Store, key: str) -> None:
+    if isinstance(store.backend, FileBackend):
+        shutil.rmtree(store.backend.root / "runs" / key / "scratch", ignore_errors=True)
+        return
+    for entry in list(store.backend.entries(f"runs/{key}/scratch/")):
+        store.backend.delete(entry.name)
+
+
+# both
+
+
+def build(store: Store, recipe: Recipe, report: Progress = no_progress, flow_run: str | None = None) -> ArtifactRef:
+    """Find the artifact or make it, in this process."""
+    found = find(store, recipe)
+    if found is not None:
+        return found
+    if recipe.stage.kind == "global":
+        return run_global(store, recipe, report, flow_run)
+    started, todo = datetime.now(UTC), shards_to_do(store, recipe)
+    for number, name in enumerate(todo):
+        run_shard(store, recipe, name)
+        report(number + 1, len(todo), name)
+    return commit_shards(store, recipe, flow_run, started, len(todo))
+
+
+def _commit(store: Store, recipe: Recipe, outputs: Mapping[str, Output], metrics: Mapping[str, Any],
+            flow_run: str | None, started: datetime, extra: Mapping[str, Any]) -> ArtifactRef:
+    identity = recipe.identity
+    manifest = Manifest(
+        step=recipe.step.name,
+        key=recipe.key,
+        digest=outputs_digest(outputs),
+        identity=identity,
+        inputs={
+            role: tuple(
+                {"step": source.step, "stage": source.stage, "key": source.key, "digest": source.digest}
+                for source in sources
+            )
+            for role, sources in recipe.sources.items()
+        },
+        outputs=dict(sorted(outputs.items())),
+        metrics=dict(metrics),
+        code=code_digest(recipe.stage.function.partition(":")[0]),
+        environment=environment(),
+        run={**run_record(started, flow_run), **extra},
+    )
+    name = manifest_name(recipe.stage.name, recipe.key)
+    if not store.commit(name, manifest.plain()):
+        first = read_manifest(store, recipe.stage.name, recipe.key)
+        if first is None:
+            raise LlmcoreError(f"{recipe.step.name}: the artifact vanished while it was committed; run again")
+        return first.ref(store)
+    return manifest.ref(store)
+
+
+class _working_folder(tempfile.TemporaryDirectory[str]):
+    """A temporary folder that goes with its context."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="llmcore-")
+
+    def __enter__(self) -> Path:  # type: ignore[override]
+        return Path(super().__enter__())
+
+
+class _full_disk_is_an_error:
+    """Turn "no space left" into one clear line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LlmcoreError(f"no space left in {self.folder.parent}: free some or set TMPDIR, then run again") from error

@@ -1,0 +1,285 @@
+"""The artifact store: immutable blobs named by their hash, create-only records, and a few mutable refs.
+
+    blobs/sha256/ab/abcd….parquet     immutable bytes
+    artifacts/<stage>/<key>.json      manifest, written last: it is the commit
+    memo/<stage>/<shard-key>.json     the same for one shard
+    refs/<name>.json                  the only mutable records
+    runs/<key>/…                      scratch and leases of a run under way
+
+A store is a URI: `file:///folder` or `s3://bucket/prefix`. Both backends offer the same eight operations.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from llmcore.artifacts.keys import file_digest
+from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
+
+COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored object: its name below the store, size in bytes and time of writing by the store's own clock."""
+
+    name: str
+    bytes: int
+    written: datetime
+
+
+class Backend(Protocol):
+    """Where named objects lie."""
+
+    def read(self, name: str) -> bytes | None: ...
+    def create(self, name: str, data: bytes) -> bool:
+        """Write unless the name exists; False if it does. Exactly one of several racing writers gets True."""
+
+    def replace(self, name: str, data: bytes) -> None: ...
+    def upload(self, name: str, path: Path) -> None: ...
+    def local(self, name: str, fresh: bool = False) -> Path | None:
+        """A local path of the object's bytes (fetched if need be, again if `fresh`); None if there is no such object."""
+
+    def entry(self, name: str) -> Entry | None: ...
+    def entries(self, prefix: str) -> Iterator[Entry]: ...
+    def delete(self, name: str) -> None: ...
+    def now(self) -> datetime: ...
+
+
+class FileBackend:
+    """A folder. Objects are written aside, synced and linked or renamed into place; blobs are made read-only."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def _path(self, name: str) -> Path:
+        return self.root / name
+
+    @contextmanager
+    def _aside(self, name: str) -> Iterator[Path]:
+        target = self._path(name)
+        aside: Path | None = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, made = tempfile.mkstemp(prefix=".aside-", dir=target.parent)
+            os.close(handle)
+            aside = Path(made)
+            yield aside
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise LlmcoreError(f"no space left in the store {self.root}: free some, then run again") from error
+            if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+                raise UsageError(f"cannot write to the store {self.root}: {error.strerror}; set `store`") from error
+            raise
+        finally:
+            if aside is not None:
+                aside.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def create(self, name: str, data: bytes) -> bool:
+        with self._aside(name) as aside:
+            _write_synced(aside, data)
+            try:
+                os.link(aside, self._path(name))
+            except FileExistsError:
+                return False
+            _sync_folder(self._path(name).parent)
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        with self._aside(name) as aside:
+            _write_synced(aside, data)
+            os.replace(aside, self._path(name))
+            _sync_folder(self._path(name).parent)
+
+    def upload(self, name: str, path: Path) -> None:
+        with self._aside(name) as aside:
+            with path.open("rb") as source, aside.open("wb") as target:
+                shutil.copyfileobj(source, target, COPY_BYTES)
+                target.flush()
+                os.fsync(target.fileno())
+            aside.chmod(0o444)
+            os.replace(aside, self._path(name))
+            _sync_folder(self._path(name).parent)
+
+    def local(self, name: str, fresh: bool = False) -> Path | None:
+        path = self._path(name)
+        return path if path.is_file() else None
+
+    def entry(self, name: str) -> Entry | None:
+        try:
+            stat = self._path(name).stat()
+        except FileNotFoundError:
+            return None
+        return Entry(name, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        folder = self._path(prefix)
+        if not folder.is_dir():
+            return
+        for parent, folders, files in os.walk(folder):
+            folders.sort()
+            for file in sorted(files):
+                if not file.startswith(".aside-"):
+                    found = self.entry(str(PurePosixPath(Path(parent, file).relative_to(self.root))))
+                    if found is not None:
+                        yield found
+
+    def delete(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def now(self) -> datetime:
+        # the clock that stamps the files, which on a network share is not this machine's
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.root) as file:
+            return datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Store:
+    """Blobs, records and refs over a backend. Open one with `open_store`."""
+
+    def __init__(self, uri: str, backend: Backend) -> None:
+        self.uri = uri
+        self.backend = backend
+        self._verified: set[tuple[str, int, int]] = set()
+
+    # blobs
+
+    def put_blob(self, path: Path, suffix: str = "") -> str:
+        """Store a file's bytes under their SHA-256 and return it; a blob that is there already is not written again."""
+        digest = file_digest(path)
+        name = blob_name(digest, suffix)
+        present = self.backend.entry(name)
+        if present is None or present.bytes != path.stat().st_size:
+            self.backend.upload(name, path)
+        return digest
+
+    def fetch_blob(self, digest: str, suffix: str = "", label: str = "") -> Path:
+        """A local, read-only path of the blob, its bytes verified against its name.
+
+        Raises CorruptBlobError naming the blob (and `label`, what it was wanted as) if it is missing or differs.
+        """
+        name = blob_name(digest, suffix)
+        wanted = f"{label} ({name})" if label else name
+        path = self.backend.local(name)
+        if path is None:
+            raise CorruptBlobError(f"blob missing: {wanted} is not in {self.uri}; rerun its stage with --force")
+        stat = path.stat()
+        seen = (digest, stat.st_mtime_ns, stat.st_size)
+        if seen not in self._verified:
+            if file_digest(path) != digest:
+                raise CorruptBlobError(f"corrupt blob: {wanted} in {self.uri} does not hash to its name; "
+                                       "delete it and rerun its stage with --force")
+            self._verified.add(seen)
+        return path
+
+    def blob_is_sound(self, digest: str, suffix: str = "") -> bool:
+        """Whether the stored bytes, read afresh, hash to their name."""
+        path = self.backend.local(blob_name(digest, suffix), fresh=True)
+        return path is not None and file_digest(path) == digest
+
+    # records
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """A JSON record, None if absent; LlmcoreError if it is not JSON."""
+        data = self.backend.read(name)
+        if data is None:
+            return None
+        try:
+            found = json.loads(data)
+        except ValueError as error:
+            raise LlmcoreError(f"damaged record {name} in {self.uri}: {error}; delete it to have it remade") from error
+        if not isinstance(found, dict):
+            raise LlmcoreError(f"damaged record {name} in {self.uri}: not a JSON object; delete it to have it remade")
+        return found
+
+    def commit(self, name: str, record: Mapping[str, Any]) -> bool:
+        """Create-only write; False if somebody else committed this name first."""
+        return self.backend.create(name, _pretty(record))
+
+    # refs
+
+    def ref(self, name: str) -> dict[str, Any] | None:
+        return self.record(f"refs/{_ref_name(name)}.json")
+
+    def set_ref(self, name: str, record: Mapping[str, Any]) -> None:
+        self.backend.replace(f"refs/{_ref_name(name)}.json", _pretty(record))
+
+    def refs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for entry in self.backend.entries("refs/"):
+            found = self.record(entry.name)
+            if found is not None:
+                yield entry.name.removeprefix("refs/").removesuffix(".json"), found
+
+
+def _pretty(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _ref_name(name: str) -> str:
+    if not name or name.startswith(("/", ".")) or ".." in name or "\\" in name:
+        raise UsageError(f"bad ref name {name!r}: use letters, digits, '-', '_' and '/'")
+    return name
+
+
+def blob_name(digest: str, suffix: str = "") -> str:
+    """Where a blob lies below the store."""
+    return f"blobs/sha256/{digest[:2]}/{digest}{suffix}"
+
+
+def suffix_of(name: str) -> str:
+    """The suffix a blob carries so that ordinary tools open it: the output's last one."""
+    return PurePosixPath(name).suffix
+
+
+@lru_cache(maxsize=8)
+def open_store(uri: str) -> Store:
+    """Open `file://…` or `s3://bucket/prefix`. UsageError for another scheme or an S3 server that does not answer."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "~", "localhost"):
+            raise UsageError(f"store: {uri!r} has a host; write file:///folder or file://~/folder")
+        text = unquote(parts.path)
+        root = Path.home() / text.lstrip("/") if parts.netloc == "~" else Path(text)
+        if not root.is_absolute():
+            raise UsageError(f"store: {uri!r} is not absolute; write file:///folder or file://~/folder")
+        return Store(f"file://{root}", FileBackend(root))
+    if parts.scheme == "s3" and parts.netloc:
+        from llmcore.artifacts.s3 import S3Backend
+
+        backend = S3Backend(parts.netloc, parts.path.strip("/"))
+        backend.check()
+        return Store(uri.rstrip("/"), backend)
+    raise UsageError(f"store: {uri!r} is no store; write file:///folder or s3://bucket/prefix")
