@@ -1,0 +1,1 @@
+"""Prefect flows: which stages, in which order, when."""

@@ -1,0 +1,1 @@
+"""Prefect tasks: one a stage, or a chunk of its shards."""
