@@ -13,10 +13,14 @@ from __future__ import annotations
 import errno
 import inspect
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,7 +33,7 @@ from llmcore.artifacts.manifest import ArtifactRef, Manifest, Output, manifest_n
 from llmcore.artifacts.provenance import code_digest, environment, run_record
 from llmcore.artifacts.recipe import Recipe, StoreFiles, plain_params, read_table
 from llmcore.artifacts.stage import ShardResult
-from llmcore.artifacts.store import FileBackend, Store, suffix_of
+from llmcore.artifacts.store import FileBackend, Store, open_store, suffix_of
 from llmcore.errors import LlmcoreError
 
 ROW_GROUP_ROWS = 8192
@@ -77,7 +81,7 @@ def run_shard(store: Store, recipe: Recipe, name: str) -> None:
     shard = PurePosixPath(name).name
     files = StoreFiles(store, recipe.files[role])
     path = files.path(name)
-    documents = read_table(path, name) if name.endswith(".parquet") and stage.reads[1] != "raw" else path
+    documents = read_table(path, name) if not stage.reads_paths else path
     side: dict[str, Any] = {
         aligned: read_table(StoreFiles(store, recipe.files[aligned]).path(f"{folder}/{shard}"), f"{folder}/{shard}")
         for aligned, folder in stage.aligned.items()
@@ -89,13 +93,10 @@ def run_shard(store: Store, recipe: Recipe, name: str) -> None:
     result: ShardResult = function(documents, recipe.step.params, **side)
 
     with _working_folder() as folder:
-        outputs: dict[str, dict[str, Any]] = {}
-        for kind, made in result.outputs.items():
-            tables = {f"{kind}/{_stem(shard)}.parquet": made} if isinstance(made, pl.DataFrame) else _numbered(
-                kind, _stem(shard), made
-            )
-            for output_name, table in tables.items() if isinstance(tables, dict) else tables:
-                outputs[output_name] = asdict(_put_table(store, folder, table, output_name))
+        outputs = {
+            output_name: asdict(_put_table(store, folder, table, output_name))
+            for output_name, table in _named_tables(result, _stem(shard))
+        }
         rows_read = documents.height if isinstance(documents, pl.DataFrame) else None
         if rows_read is not None and stage.partition:
             rows = sum(o["rows"] for n, o in outputs.items() if n.split("/", 1)[0] in stage.partition)
@@ -104,6 +105,42 @@ def run_shard(store: Store, recipe: Recipe, name: str) -> None:
         store.commit(_memo_name(recipe, name), {
             "shard": shard, "rows_read": rows_read, "outputs": outputs, "metrics": dict(result.metrics),
         })  # fmt: skip
+
+
+def run_shards(store: Store, recipe: Recipe, names: Sequence[str], workers: int = 1,
+               report: Progress = no_progress) -> None:
+    """Compute several shards, in `workers` processes that live on for the next call; the first error stops it."""
+    if workers == 1 or len(names) == 1:
+        for number, name in enumerate(names):
+            run_shard(store, recipe, name)
+            report(number + 1, len(names), name)
+        return
+    waiting = {_pool(workers).submit(_run_shard_elsewhere, store.uri, recipe, name): name for name in names}
+    try:
+        for number, future in enumerate(as_completed(waiting)):
+            future.result()
+            report(number + 1, len(names), waiting[future])
+    except BrokenExecutor as error:
+        _pool.cache_clear()
+        raise LlmcoreError(f"{recipe.step.name}: a worker process died (out of memory?); lower `execution.workers` "
+                           "or the shard size") from error
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@lru_cache(maxsize=1)
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # spawn, because a fork of a process with polars' or Prefect's threads may hang
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run_shard_elsewhere(uri: str, recipe: Recipe, name: str) -> None:
+    run_shard(open_store(uri), recipe, name)
 
 
 def commit_shards(store: Store, recipe: Recipe, flow_run: str | None = None, started: datetime | None = None,
@@ -134,9 +171,13 @@ def commit_shards(store: Store, recipe: Recipe, flow_run: str | None = None, sta
     return _commit(store, recipe, outputs, metrics, flow_run, started or datetime.now(UTC), extra)
 
 
-def _numbered(kind: str, stem: str, tables: Iterator[pl.DataFrame]) -> Iterator[tuple[str, pl.DataFrame]]:
-    for number, table in enumerate(tables):
-        yield f"{kind}/{stem}-{number:05d}.parquet", table
+def _named_tables(result: ShardResult, stem: str) -> Iterator[tuple[str, pl.DataFrame]]:
+    for folder, made in result.outputs.items():
+        if isinstance(made, pl.DataFrame):
+            yield f"{folder}/{stem}.parquet", made
+        else:
+            for number, table in enumerate(made):
+                yield f"{folder}/{stem}-{number:05d}.parquet", table
 
 
 def _stem(shard: str) -> str:
@@ -295,9 +336,7 @@ def build(store: Store, recipe: Recipe, report: Progress = no_progress, flow_run
     if recipe.stage.kind == "global":
         return run_global(store, recipe, report, flow_run)
     started, todo = datetime.now(UTC), shards_to_do(store, recipe)
-    for number, name in enumerate(todo):
-        run_shard(store, recipe, name)
-        report(number + 1, len(todo), name)
+    run_shards(store, recipe, todo, report=report)
     return commit_shards(store, recipe, flow_run, started, len(todo))
 
 

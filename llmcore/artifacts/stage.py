@@ -90,7 +90,7 @@ class Stage:
     function:  "module:name", imported only when the stage runs, so that looking at artifacts needs no torch.
     kind:      "per_shard" or "global".
     reads:     for per-shard stages: the role whose files are the shards, and the folder they lie in ("" = all files).
-               The function gets a polars frame for *.parquet and a Path for any other file.
+    reads_paths: the function gets each shard as a Path (whatever the format), not as a polars frame.
     aligned:   roles of which a shard sees only the file of its own name: role -> folder. Missing file = error.
     broadcast: roles handed whole to every shard, as Files.
     partition: output folders whose row counts must add up to the rows read; () where rows are not documents.
@@ -103,6 +103,7 @@ class Stage:
     function: str
     kind: str = "global"
     reads: tuple[str, str] = ("documents", "kept")
+    reads_paths: bool = False
     aligned: Mapping[str, str] = field(default_factory=dict)
     broadcast: tuple[str, ...] = ()
     partition: tuple[str, ...] = ("kept", "dropped")

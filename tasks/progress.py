@@ -1,0 +1,45 @@
+"""A stage's progress in the log and, as a progress bar, in the Prefect UI."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
+
+UI_EVERY_SECONDS = 2.0
+LOG_EVERY_SECONDS = 10.0
+
+
+class ProgressBar:
+    """Made when the first report comes, updated every few seconds, full when the work ends well."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._artifact: UUID | None = None
+        self._shown = self._logged = 0.0
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+        if kind is None and self._artifact is not None:
+            update_progress_artifact(self._artifact, progress=100.0)
+
+    def report(self, done: float, total: float, text: str = "") -> None:
+        now = time.monotonic()
+        percent = min(100.0, 100.0 * done / total) if total else 0.0
+        if now - self._shown >= UI_EVERY_SECONDS:
+            self._shown = now
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(progress=percent, key=self._key(), description=text)
+            else:
+                update_progress_artifact(self._artifact, progress=percent, description=text)
+        if now - self._logged >= LOG_EVERY_SECONDS:
+            self._logged = now
+            get_run_logger().info("%s %.0f %% %s", self.name, percent, text)
+
+    def _key(self) -> str:
+        return "progress-" + "".join(letter if letter.isalnum() else "-" for letter in self.name.lower())
