@@ -1,0 +1,31 @@
+"""What all flows share: run the steps of a chain one after another and show in the UI what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prefect.logging import get_run_logger
+
+from llmcore.artifacts.manifest import ArtifactRef
+from llmcore.artifacts.store import open_store
+from llmcore.planning.chain import Chain
+from llmcore.planning.config import PipelineConfig
+from tasks.present import present
+from tasks.stages import executor
+
+
+def run_chain(chain: Chain, config: PipelineConfig, until: str | None = None,
+              force: Iterable[str] = ()) -> dict[str, ArtifactRef]:
+    """Make or find the artifact of every step up to `until`; returns step name -> reference, the pinned ones too."""
+    store = open_store(config.store)
+    done = dict(chain.pinned)
+    forced = set(force)
+    log = get_run_logger()
+    with executor(store, config.execution) as work:
+        for step in chain.until(until):
+            if step.name in done:
+                continue
+            done[step.name] = work.run(step, done, force=bool(forced & {step.name, step.stage.name}))
+            log.info("%-22s %s", step.name, done[step.name].digest[:12])
+            present(store, config.name, step, done)
+    return done

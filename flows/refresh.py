@@ -1,0 +1,32 @@
+"""Bring a dataset up to date: recrawl conditionally, append what is new or changed, recompute only that."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.chain import run_chain
+from llmcore.artifacts.manifest import ArtifactRef
+from llmcore.artifacts.store import open_store
+from llmcore.planning.chain import build
+from llmcore.planning.config import PipelineConfig, quickstart
+from llmcore.planning.heads import head_of, remember_dataset
+from tasks.present import show_refresh
+
+
+@flow(persist_result=False)
+def refresh(config: PipelineConfig = quickstart()) -> dict[str, ArtifactRef]:  # noqa: B008 - the form shows it
+    """Append what changed outside since the dataset's last snapshot; the `pretrain` flow then trains on it.
+
+    Earlier shards and the decisions about them stay byte for byte. The tokenizer and the quality classifier are those
+    of the first snapshot.
+    """
+    store = open_store(config.store)
+    when = flow_run.scheduled_start_time or datetime.now(UTC)
+    chain = build(config, previous=head_of(store, config.name), label=when.isoformat(timespec="microseconds"))
+    done = run_chain(chain, config, until="pack")
+    remember_dataset(store, config.name, done)
+    show_refresh(store, config.name, done)
+    return done

@@ -1,0 +1,21 @@
+"""Train (or find the trained model), quantise and publish a dataset's model as it stands after its last refresh."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.chain import run_chain
+from llmcore.artifacts.manifest import ArtifactRef
+from llmcore.artifacts.store import open_store
+from llmcore.planning.chain import build
+from llmcore.planning.config import PipelineConfig, quickstart
+from llmcore.planning.heads import head_of, remember_model
+
+
+@flow(persist_result=False)
+def release(config: PipelineConfig = quickstart()) -> dict[str, ArtifactRef]:  # noqa: B008 - the form shows it
+    """Publish the model of `datasets/NAME` under its name."""
+    store = open_store(config.store)
+    done = run_chain(build(config, snapshot=head_of(store, config.name)), config)
+    remember_model(store, config.name, done)
+    return done

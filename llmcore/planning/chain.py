@@ -1,0 +1,132 @@
+"""The chain: which stages, in which order, over which inputs. The one place that says it; flows run it, `plan` reads it.
+
+It reads like a table of contents: every `chain.add` is one artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmcore.artifacts.manifest import ArtifactRef
+from llmcore.artifacts.recipe import From, Step
+from llmcore.artifacts.stage import Stage
+from llmcore.corpus import (
+    classifier,
+    clean,
+    collect,
+    crawl,
+    decontaminate,
+    dedup,
+    extract,
+    ingest,
+    language,
+    pii,
+    quality,
+    signals,
+    split,
+)
+from llmcore.errors import UsageError
+from llmcore.evaluation import stage as evaluate
+from llmcore.planning.config import CrawlSource, FileSource, PipelineConfig
+from llmcore.release import publish, quantise
+from llmcore.tokens import pack, tokenise, tokenizer
+from llmcore.training import stage as train
+
+FIRST_SNAPSHOT = "g000"
+
+
+@dataclass
+class Chain:
+    """Steps in an order in which each comes after its inputs."""
+
+    steps: dict[str, Step] = field(default_factory=dict)
+    pinned: dict[str, ArtifactRef] = field(default_factory=dict)
+
+    def add(self, stage: Stage, params: Any, outside: Mapping[str, Any] | None = None, name: str = "",
+            **inputs: From | str) -> str:
+        """Append a step; returns its name, which later steps take as input."""
+        step = name or stage.name
+        origins = {role: From((origin,)) if isinstance(origin, str) else origin for role, origin in inputs.items()}
+        self.steps[step] = Step(step, stage, params, origins, outside or {})
+        return step
+
+    def until(self, last: str | None) -> Iterator[Step]:
+        """The steps up to and including `last` (a step, or all steps of a stage); all of them if None.
+
+        Raises UsageError if there is no such step.
+        """
+        chosen = list(self.steps.values())
+        if last is not None:
+            places = [i for i, step in enumerate(chosen) if last in (step.name, step.stage.name)]
+            if not places:
+                raise UsageError(f"no stage {last!r} in the chain; there are {', '.join(self.steps)}")
+            chosen = chosen[: places[-1] + 1]
+        yield from chosen
+
+
+def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = None,
+          previous: Mapping[str, ArtifactRef] | None = None, label: str = "first") -> Chain:
+    """The chain that a configuration means.
+
+    snapshot: crawl and collect artifacts to use instead of fetching (step name -> reference): an existing dataset.
+    previous: crawl and collect artifacts to refresh: what is new or changed since is appended to them.
+    label:    names the snapshot of the outside world; it enters the crawl's key.
+    Raises UsageError if a source's files are missing.
+    """
+    chain = Chain(pinned=dict(snapshot or {}))
+    documents = []
+    for source in config.sources:
+        fetched = _fetch(chain, source, previous or {}, label)
+        documents.append(chain.add(ingest.STAGE, source.ingest_params(), name=f"ingest {source.name}", files=fetched))
+
+    steps = tuple(documents)
+    extracted = chain.add(extract.STAGE, config.extract, documents=From(steps))
+    cleaned = chain.add(clean.STAGE, config.clean, documents=extracted)
+    in_language = chain.add(language.STAGE, config.language, documents=cleaned)
+    scrubbed = chain.add(pii.STAGE, config.pii, documents=in_language)
+
+    signatures = chain.add(dedup.SIGNATURES, config.dedup, documents=scrubbed)
+    decisions = chain.add(dedup.RESOLVE, config.dedup, signatures=signatures)
+    unique = chain.add(dedup.STAGE, config.dedup, documents=scrubbed, decisions=decisions)
+
+    measured = chain.add(signals.STAGE, config.signals, documents=unique)
+    first = {"documents": From((unique,), "kept/", FIRST_SNAPSHOT), "signals": From((measured,), "", FIRST_SNAPSHOT)}
+    trained = chain.add(classifier.STAGE, config.classifier, **first)
+    good = chain.add(quality.STAGE, config.quality, documents=unique, signals=measured, classifier=trained)
+
+    benchmarks = chain.add(decontaminate.BENCHMARKS, config.benchmarks_params(), outside=config.benchmark_paths())
+    clear = chain.add(decontaminate.STAGE, config.decontaminate, documents=good, benchmarks=benchmarks)
+    parts = chain.add(split.STAGE, config.split, documents=clear)
+
+    vocabulary = chain.add(
+        tokenizer.STAGE, config.tokenizer, documents=From((parts,), "kept/", FIRST_SNAPSHOT)
+    )
+    tokens = chain.add(tokenise.STAGE, config.tokenise, documents=parts, tokenizer=vocabulary)
+    plan = chain.add(pack.STAGE, config.pack, tokens=tokens)
+
+    model = chain.add(train.STAGE, config.train, tokens=tokens, plan=plan, tokenizer=vocabulary)
+    judged = {"model": model, "tokenizer": vocabulary, "tokens": tokens}
+    evaluation = chain.add(evaluate.STAGE, config.evaluate, **judged, documents=parts)
+    quantised = chain.add(quantise.STAGE, config.quantise, **judged)
+    before = From(tuple(chain.steps), labelled=True)
+    chain.add(
+        publish.STAGE, config.publish_params(), model=model, tokenizer=vocabulary, quantised=quantised,
+        evaluation=evaluation, plan=plan, history=before,
+    )  # fmt: skip
+    return chain
+
+
+def _fetch(chain: Chain, source: CrawlSource | FileSource, previous: Mapping[str, ArtifactRef], label: str) -> str:
+    name = f"{'crawl' if isinstance(source, CrawlSource) else 'collect'} {source.name}"
+    inputs = {}
+    if name in previous:
+        chain.pinned[f"previous {name}"] = previous[name]
+        inputs["previous"] = From((f"previous {name}",))
+    if isinstance(source, CrawlSource):
+        return chain.add(crawl.STAGE, source.crawl_params(label), source.outside(), name, **inputs)
+    if name in chain.pinned:
+        return chain.add(collect.STAGE, None, name=name)
+    params, paths = source.scan()
+    return chain.add(collect.STAGE, params, {"paths": paths}, name, **inputs)

@@ -1,0 +1,187 @@
+"""The configuration: one YAML file, checked before anything starts. Each stage's parameters are declared beside its code.
+
+The same models give the Prefect UI its form and editors a JSON Schema (`llmcore schema`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, field_validator
+
+from llmcore.artifacts.stage import Params
+from llmcore.corpus import collect
+from llmcore.corpus.classifier import ClassifierParams
+from llmcore.corpus.clean import CleanParams
+from llmcore.corpus.crawl import CrawlParams
+from llmcore.corpus.decontaminate import BenchmarksParams, DecontaminateParams
+from llmcore.corpus.dedup import DedupParams
+from llmcore.corpus.extract import ExtractParams
+from llmcore.corpus.ingest import IngestParams
+from llmcore.corpus.language import LanguageParams
+from llmcore.corpus.pii import PiiParams
+from llmcore.corpus.quality import QualityParams
+from llmcore.corpus.signals import SignalsParams
+from llmcore.corpus.split import SplitParams
+from llmcore.errors import UsageError
+from llmcore.evaluation.stage import EvaluateParams
+from llmcore.release.publish import PublishParams
+from llmcore.release.quantise import QuantiseParams
+from llmcore.tokens.pack import PackParams
+from llmcore.tokens.tokenise import TokeniseParams
+from llmcore.tokens.tokenizer import TokenizerParams
+from llmcore.training.params import TrainParams
+
+class Execution(Params):
+    """How the work is spread. Nothing here changes what comes out, so nothing here enters a key."""
+
+    runner: Literal["threads", "processes", "dask", "ray"] = Field(
+        "threads", description="threads: one machine, a process pool for the shards; dask or ray: a cluster"
+    )
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="processes at work")
+    address: str | None = Field(None, description="of a running Dask scheduler or Ray head; none: a local cluster")
+    train_processes: int = Field(1, ge=1, description="training processes on this machine, one a GPU")
+
+
+class CrawlSource(CrawlParams):
+    """A web site, crawled."""
+
+    kind: Literal["crawl"] = "crawl"
+    shard_bytes: int = Field(64 << 20, ge=1024, description="text in one shard, bytes")
+
+    def crawl_params(self, label: str) -> CrawlParams:
+        fields = self.model_dump(exclude={"kind", "shard_bytes"})
+        return CrawlParams(**(fields | {"snapshot": label}))
+
+    def outside(self) -> dict[str, Any]:
+        return {}
+
+    def ingest_params(self) -> IngestParams:
+        return IngestParams(source=self.name, kind="warc", licence=self.licence, shard_bytes=self.shard_bytes)
+
+
+class FileSource(Params):
+    """Files, a folder or a glob; local or on S3."""
+
+    model_config = ConfigDict(title="files")
+    kind: Literal["warc", "parquet", "jsonl", "text", "html"]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=40, description="of the source, in lower case")
+    path: str = Field(description="file, folder, glob or s3:// URI; relative to the configuration file")
+    licence: str = Field("unknown", description="SPDX identifier")
+    text_column: str = Field("text", description="column or field that holds the text (parquet, jsonl)")
+    url_column: str | None = Field(None, description="column or field that holds the URL (parquet, jsonl)")
+    shard_bytes: int = Field(64 << 20, ge=1024, description="text in one shard, bytes")
+
+    def ingest_params(self) -> IngestParams:
+        return IngestParams(
+            source=self.name, kind=self.kind, licence=self.licence, text_column=self.text_column,
+            url_column=self.url_column, shard_bytes=self.shard_bytes,
+        )  # fmt: skip
+
+    def scan(self) -> tuple[collect.CollectParams, Mapping[str, Any]]:
+        files, paths = collect.scan(self.kind, self.path)
+        return collect.CollectParams(name=self.name, kind=self.kind, files=files), paths
+
+
+class PipelineConfig(Params):
+    """Everything about one model, from its sources to where it is published."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60, description="the ref it is published under")
+    store: str = Field("file://~/.llmcore/store", description="file:///folder or s3://bucket/prefix")
+    sources: tuple[Annotated[CrawlSource | FileSource, Field(discriminator="kind")], ...] = Field(min_length=1)
+    extract: ExtractParams = ExtractParams()
+    clean: CleanParams = CleanParams()
+    language: LanguageParams = LanguageParams()
+    pii: PiiParams = PiiParams()
+    dedup: DedupParams = DedupParams()
+    signals: SignalsParams = SignalsParams()
+    classifier: ClassifierParams = ClassifierParams()
+    quality: QualityParams = QualityParams()
+    decontaminate: DecontaminateParams = DecontaminateParams()
+    split: SplitParams = SplitParams()
+    tokenizer: TokenizerParams = TokenizerParams()
+    tokenise: TokeniseParams = TokeniseParams()
+    pack: PackParams = PackParams()
+    train: TrainParams = TrainParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    quantise: QuantiseParams = QuantiseParams()
+    publish: PublishParams = PublishParams()
+    execution: Execution = Execution()
+
+    @field_validator("sources")
+    @classmethod
+    def _names_differ(cls, sources: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [source.name for source in sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are named {name!r}; give each a name of its own")
+        return sources
+
+
+def load(path: Path | None) -> PipelineConfig:
+    """Read and check a configuration; None means the embedded quickstart.
+
+    Raises UsageError, in one line, naming the file and the key.
+    """
+    if path is None:
+        text, folder = (resources.files("llmcore") / "quickstart" / "config.yaml").read_text(), None
+        label = "quickstart"
+    else:
+        folder, label = path.resolve().parent, str(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UsageError(f"{path}: no such file; give a configuration, or none for the quickstart") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: not readable: {error}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{label}: not YAML: {' '.join(str(error).split())}") from error
+    return check(data, label, folder)
+
+
+def quickstart() -> PipelineConfig:
+    """The embedded default."""
+    return load(None)
+
+
+def check(data: Any, label: str = "configuration", folder: Path | None = None) -> PipelineConfig:
+    """Validate plain data; `folder` is what relative paths of sources are relative to."""
+    if not isinstance(data, dict):
+        raise UsageError(f"{label}: must be a mapping of keys such as name, sources, train; see the quickstart's")
+    for source in data.get("sources") or () if isinstance(data.get("sources"), list) else ():
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            source["path"] = _absolute(source["path"], folder)
+    try:
+        return PipelineConfig.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(f"{label}: {_one_line(error)}") from error
+
+
+def _absolute(path: str, folder: Path | None) -> str:
+    if re.match(r"^[a-z0-9]+://", path):
+        return path
+    if path.startswith("package:"):
+        return str(resources.files("llmcore") / path.removeprefix("package:"))
+    expanded = Path(path).expanduser()
+    return str(expanded if expanded.is_absolute() or folder is None else folder / expanded)
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{place}: unknown key; remove it or mend its spelling{more}"
+    if first["type"] == "missing":
+        return f"{place}: missing; add it{more}"
+    given = repr(first.get("input"))
+    return f"{place}: {first['msg'].removeprefix('Value error, ')} (got {given[:60]}){more}"
+

@@ -1,0 +1,94 @@
+"""What running a chain would do: cached or to run, and the very field that changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmcore.artifacts import runner
+from llmcore.artifacts.keys import difference
+from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of, manifests
+from llmcore.artifacts.provenance import code_digest
+from llmcore.artifacts.recipe import Recipe, Step, plain_params, resolve
+from llmcore.artifacts.store import Store
+from llmcore.planning.chain import Chain
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step: `state` is "cached" or "run"; `why` names what changed, or what it waits for."""
+
+    step: str
+    state: str
+    why: str
+
+    def plain(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def plan_chain(store: Store, chain: Chain) -> Iterator[PlannedStep]:
+    """Walk the chain without running anything.
+
+    A step behind one that must run is reported as "run", because its inputs are not known yet; if the rebuilt input
+    turns out byte for byte the same, the runner will still find its artifact and stop the rebuild there.
+    """
+    done: dict[str, ArtifactRef] = dict(chain.pinned)
+    stages = {step.stage.name for step in chain.steps.values()}
+    latest = {
+        stage: sorted(manifests(store, stage), key=lambda m: str(m.run.get("started", "")), reverse=True)
+        for stage in stages
+    }
+    for step in chain.steps.values():
+        if step.name in done:
+            yield PlannedStep(step.name, "cached", "pinned: the dataset's snapshot")
+            continue
+        before = next((m for m in latest[step.stage.name] if m.step == step.name), None)
+        missing = [name for origin in step.inputs.values() for name in origin.steps if name not in done]
+        if missing:
+            changed = _changed_parameters(step, before)
+            behind = f"behind {', '.join(dict.fromkeys(missing))}" if len(missing) < 4 else "behind the steps above"
+            yield PlannedStep(step.name, "run", "; ".join([*changed, behind]))
+            continue
+        recipe = resolve(store, step, done)
+        found = runner.find(store, recipe)
+        if found is None:
+            yield PlannedStep(step.name, "run", _why(store, recipe, before))
+            continue
+        done[step.name] = found
+        code = code_digest(step.stage.function.partition(":")[0])
+        warning = "" if manifest_of(store, found).code == code else "; code changed since, under the same version"
+        yield PlannedStep(step.name, "cached", f"{found.digest[:12]}{warning}")
+
+
+def _why(store: Store, recipe: Recipe, before: Manifest | None) -> str:
+    if before is None:
+        reasons = ["never run"]
+    else:
+        old, new = dict(before.identity), recipe.identity
+        reasons = [
+            f"{name} {_brief(was)} → {_brief(now)}"
+            for name, was, now in difference(old, new)
+            if not name.startswith("inputs.")
+        ]
+        reasons += [
+            f"input {role} changed" for role in new["inputs"] if old.get("inputs", {}).get(role) != new["inputs"][role]
+        ]
+    if recipe.stage.kind == "per_shard":
+        todo, total = len(runner.shards_to_do(store, recipe)), len(runner.shard_names(recipe))
+        reasons.append(f"{todo} of {total} shards")
+    return "; ".join(reasons)
+
+
+def _changed_parameters(step: Step, before: Manifest | None) -> list[str]:
+    if before is None:
+        return ["never run"]
+    now = {"version": step.stage.version, "params": plain_params(step.params)}
+    was = {"version": before.identity["version"], "params": before.identity["params"]}
+    return [f"{name} {_brief(a)} → {_brief(b)}" for name, a, b in difference(was, now)]
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"
