@@ -1,9 +1,9 @@
 """GGUF, the file that llama.cpp loads: written from, and read back to, the Hugging Face Llama form.
 
 Layout after llama.cpp's `convert_hf_to_gguf.py` and the GGUF specification (version 3): architecture "llama", query and
-key rows permuted from half-split to interleaved rotary order, norms in F32, a tied output matrix left out. The tokenizer
-is byte-level BPE with GPT-2's regex, which llama.cpp calls model "gpt2", pre-tokenizer "gpt-2". The bytes depend on the
-inputs alone.
+key rows permuted from half-split to interleaved rotary order, norms in F32, a tied output matrix left out. The
+tokenizer is byte-level BPE with GPT-2's regex, which llama.cpp calls model "gpt2", pre-tokenizer "gpt-2". The bytes
+depend on the inputs alone.
 """
 
 from __future__ import annotations

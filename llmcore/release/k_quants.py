@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,7 @@ FORMATS = ("q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k")
 SUPER_BLOCK = 256  # weights in a K-quant block: rows must divide by it, or llama.cpp falls back to another type
 
 
-def check_available(formats: list[str]) -> None:
+def check_available(formats: Sequence[str]) -> None:
     """UsageError if a K-quant is asked for and the extra that makes it is not installed."""
     wanted = [name for name in formats if name in FORMATS]
     if wanted and find_spec("llama_cpp") is None:
@@ -26,15 +27,14 @@ def quantise(f16: Path, target: Path, quantisation: str) -> None:
     """Write `target` in a K-quant format from an f16 GGUF file. LlmcoreError if llama.cpp refuses."""
     import llama_cpp
 
-    llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
+    silent = llama_cpp.llama_log_callback(lambda level, text, data: None)  # it writes to stderr unless told otherwise
+    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quantisation.upper()}")
     params.nthread = 1  # the bytes do not depend on it, but neither should the load on a shared machine
-    code = llama_cpp.llama_model_quantize(str(f16).encode(), str(target).encode(), ctypes.byref(params))
+    try:
+        code = llama_cpp.llama_model_quantize(str(f16).encode(), str(target).encode(), ctypes.byref(params))
+    finally:
+        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), ctypes.c_void_p(0))
     if code:
         raise LlmcoreError(f"{target.name}: llama.cpp's quantiser ended with code {code}; take another format")
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-def _SILENT(level: int, text: bytes, data: object) -> None:
-    """llama.cpp writes to stderr unless told otherwise."""

@@ -1,0 +1,148 @@
+"""How far a quantised model strays from the full one, on held-out text.
+
+Per format: bits per byte and their difference, mean and 99.9-percentile Kullback-Leibler divergence of the next-token
+distribution KL(full || quantised) in nats, and the share of places where both would pick the same token.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from llmcore.artifacts.stage import Files
+from llmcore.errors import LlmcoreError
+from llmcore.model import huggingface
+
+PIECE = 512  # tokens read in one go
+BATCH_TOKENS = 4_096  # tokens whose logits are in memory at once
+DECIMALS = 5  # that are written: more would be noise of the machine's arithmetic
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What was measured: `formats` holds for each format a row of plain numbers."""
+
+    tokens: int
+    bytes: int
+    bits_per_byte: float
+    formats: Mapping[str, dict[str, float]]
+
+
+def sample(tokens: Files, budget: int, window: int, split: str = "validation") -> list[np.ndarray]:
+    """About `budget` held-out tokens as pieces of documents, the first piece of every document before any second one.
+
+    window: the longest context of the model, which bounds a piece too. Documents come in the order of their ids, which are hashes: a fair draw that does not change from run to run.
+    Raises LlmcoreError if the split is empty.
+    """
+    longest = min(PIECE, window)
+    starts = pl.int_ranges(0, pl.col("n_tokens").cast(pl.Int64) - 1, longest).alias("start")
+    documents = [table.select("id", "n_tokens", "tokens") for _, table in tokens.tables(f"{split}/")]
+    pieces = (
+        pl.concat(documents)
+        .filter(pl.col("n_tokens") > 1)
+        .with_columns(starts)
+        .explode("start")
+        .sort("start", "id")
+        .with_columns(size=pl.min_horizontal(pl.col("n_tokens").cast(pl.Int64) - pl.col("start"), longest))
+        .filter(pl.col("size").cum_sum() - pl.col("size") < budget)
+        .select(pl.col("tokens").list.slice(pl.col("start"), pl.col("size")))
+        if documents
+        else pl.DataFrame({"tokens": []})
+    )
+    chosen = [piece.to_numpy().astype(np.int64) for piece in pieces["tokens"]]
+    if not chosen:
+        raise LlmcoreError(f"{split}/: no held-out tokens to measure on; enlarge split.validation or add documents")
+    return chosen
+
+
+def measure(
+    full: Path,
+    quantised: Mapping[str, Path],
+    pieces: Sequence[np.ndarray],
+    tokenizer: Path,
+    report: Callable[[int, int], None],
+) -> Losses:
+    """Compare model folders with the full one, batch by batch, so that no logits are kept.
+
+    full, quantised: folders in Hugging Face form. pieces: token ids, one-dimensional. tokenizer: tokenizer.json.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reference = huggingface.load(full).to(device).float().eval()
+    models = {name: huggingface.load(folder).to(device).float().eval() for name, folder in quantised.items()}
+    lengths = torch.from_numpy(_bytes_per_token(tokenizer))
+    names = list(models)
+    nats = dict.fromkeys(["full", *names], 0.0)
+    agreed = dict.fromkeys(names, 0)
+    divergences: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    tokens, size = 0, 0
+    batches = _batches(pieces)
+    with torch.inference_mode():
+        for number, batch in enumerate(batches):
+            report(number, len(batches))
+            batch = batch.to(device)
+            targets = batch[:, 1:]
+            counted = targets >= 0
+            expected = _log_probabilities(reference(batch[:, :-1].clamp(min=0)))[counted]
+            targets = targets[counted]
+            tokens += len(targets)
+            size += int(lengths[targets.cpu()].sum())
+            nats["full"] -= float(_of_targets(expected, targets).double().sum())
+            best = expected.argmax(-1)
+            for name, model in models.items():
+                actual = _log_probabilities(model(batch[:, :-1].clamp(min=0)))[counted]
+                nats[name] -= float(_of_targets(actual, targets).double().sum())
+                agreed[name] += int((actual.argmax(-1) == best).sum())
+                divergences[name].append((expected.exp() * (expected - actual)).sum(-1).clamp(min=0).cpu())
+    to_bits = 1 / math.log(2) / max(size, 1)
+    formats = {}
+    for name in names:
+        divergence = torch.cat(divergences[name]).double()
+        formats[name] = {
+            "bits_per_byte": round(nats[name] * to_bits, DECIMALS),
+            "bits_per_byte_difference": round((nats[name] - nats["full"]) * to_bits, DECIMALS),
+            "mean_kl": round(float(divergence.mean()), DECIMALS),
+            "kl_p999": round(float(torch.quantile(divergence[:16_000_000], 0.999)), DECIMALS),
+            "top1_agreement": round(agreed[name] / tokens, DECIMALS),
+        }
+    return Losses(tokens, size, round(nats["full"] * to_bits, DECIMALS), formats)
+
+
+def _batches(pieces: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    """Pieces of like length stacked, int64 [pieces, length], -1 where a piece has ended."""
+    ordered = sorted(pieces, key=len, reverse=True)
+    batches, start = [], 0
+    while start < len(ordered):
+        longest = len(ordered[start])
+        rows = ordered[start : start + max(1, BATCH_TOKENS // longest)]
+        batch = np.full((len(rows), longest), -1, dtype=np.int64)
+        for number, row in enumerate(rows):
+            batch[number, : len(row)] = row
+        batches.append(torch.from_numpy(batch))
+        start += len(rows)
+    return batches
+
+
+def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def _of_targets(log_probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return log_probabilities.gather(-1, targets[:, None])[:, 0]
+
+
+def _bytes_per_token(tokenizer: Path) -> np.ndarray:
+    """UTF-8 bytes that each token stands for: one per character of its byte-level name, none for special tokens."""
+    spec = json.loads(tokenizer.read_text(encoding="utf-8"))
+    special = {token["id"] for token in spec.get("added_tokens", ()) if token.get("special")}
+    ids = spec["model"]["vocab"]
+    sizes = np.zeros(max([*ids.values(), *special]) + 1, dtype=np.int64)
+    for token, number in ids.items():
+        sizes[number] = 0 if number in special else len(token)
+    return sizes

@@ -1,0 +1,118 @@
+"""Smaller files of the model for llama.cpp, and what each format costs in quality.
+
+Formats: f16, q8_0 and q4_0 by the gguf package; K-quants (q4_k_m, …) by llama.cpp where the extra is installed. The
+loss is measured as llama.cpp's `perplexity --kl-divergence` does: against the full model, on held-out text.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from llmcore.artifacts.stage import Files, Params, Run, Stage
+
+Format = Literal["f16", "q8_0", "q4_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k"]
+MODEL_FILES = ("config.json", "model.safetensors")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+class QuantiseParams(Params):
+    formats: tuple[Format, ...] = Field(
+        ("f16", "q8_0", "q4_0"), description="GGUF files to write; K-quants need the extra `kquants`"
+    )
+    tokens: int = Field(40_000, ge=1_000, description="held-out tokens on which the loss of each format is measured")
+
+    @field_validator("formats")
+    @classmethod
+    def _each_once(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
+        return tuple(dict.fromkeys(formats))
+
+
+def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> dict[str, Any]:
+    """Write gguf/model-FORMAT.gguf for each format, and quantisation.json with sizes and losses.
+
+    Roles: model (config.json, model.safetensors), tokenizer (tokenizer.json …), tokens (validation/*.parquet).
+    Raises UsageError when a K-quant is asked for without the extra, LlmcoreError when there is no held-out text.
+    """
+    from llmcore.release import fidelity, gguf_file, k_quants
+
+    k_quants.check_available(params.formats)
+    with tempfile.TemporaryDirectory(prefix="llmcore-") as temporary:
+        model, tokenizer = Path(temporary) / "model", Path(temporary) / "tokenizer"
+        gather(inputs["model"], MODEL_FILES, model)
+        gather(inputs["tokenizer"], TOKENIZER_FILES, tokenizer)
+        window = int(json.loads((model / "config.json").read_text())["max_position_embeddings"])
+        sample = fidelity.sample(inputs["tokens"], params.tokens, window)
+        folder = run.out / "gguf"
+        folder.mkdir()
+        f16 = folder / "model-f16.gguf" if "f16" in params.formats else Path(temporary) / "f16.gguf"
+        if not set(params.formats).isdisjoint({"f16", *k_quants.FORMATS}):
+            gguf_file.write(model, tokenizer, f16, "f16")
+
+        entries: list[dict[str, Any]] = []
+        for number, name in enumerate(params.formats):
+            run.progress(number / len(params.formats), 2, f"writing {name}")
+            path = folder / f"model-{name}.gguf"
+            fallback: tuple[str, ...] = ()
+            if name in k_quants.FORMATS:
+                k_quants.quantise(f16, path, name)
+            elif name != "f16":
+                fallback = gguf_file.write(model, tokenizer, path, name).fallback
+            restored = Path(temporary) / name
+            written = gguf_file.to_huggingface(path, model / "config.json", restored)
+            size = path.stat().st_size
+            entries.append(
+                {
+                    "format": name,
+                    "file": f"gguf/{path.name}",
+                    "bytes": size,
+                    "bits_per_weight": round(8 * size / written.weights, 3),
+                    "types": dict(written.tensors),
+                    "kept_at_16_bits": list(fallback),
+                }
+            )
+        losses = fidelity.measure(
+            model,
+            {name: Path(temporary) / name for name in params.formats},
+            sample,
+            tokenizer / "tokenizer.json",
+            lambda done, total: run.progress(1 + done / total, 2, "measuring"),
+        )
+        full_bytes = (model / "model.safetensors").stat().st_size
+    report = {
+        "measured_on": {"split": "validation", "tokens": losses.tokens, "bytes": losses.bytes, "pieces": len(sample)},
+        "full": {"file": "model.safetensors", "bytes": full_bytes, "bits_per_byte": losses.bits_per_byte},
+        "formats": [entry | losses.formats[entry["format"]] for entry in entries],
+    }
+    (run.out / "quantisation.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    return _metrics(report)
+
+
+def gather(files: Files, names: tuple[str, ...], folder: Path) -> None:
+    """Lay those files of an artifact that exist side by side in a folder, as loaders want them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    present = set(files.names())
+    for name in names:
+        if name in present:
+            shutil.copyfile(files.path(name), folder / name)
+
+
+def _metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {"held_out_tokens": report["measured_on"]["tokens"]}
+    for entry in report["formats"]:
+        for field in ("bytes", "bits_per_byte_difference", "mean_kl", "top1_agreement"):
+            metrics[f"{entry['format']}_{field}"] = entry[field]
+        if entry["kept_at_16_bits"]:
+            metrics[f"{entry['format']}_warning"] = (
+                f"{len(entry['kept_at_16_bits'])} tensors stay at 16 bits: their rows do not divide by 32"
+            )
+    return metrics
+
+
+STAGE = Stage("quantise", version=1, params=QuantiseParams, function="llmcore.release.quantise:quantise")
