@@ -36,13 +36,19 @@ class From:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage at its place in a chain. `outside` says where the outside world lies today; it never enters a key."""
+    """One stage at its place in a chain.
+
+    outside: where the outside world lies today; it never enters a key.
+    label:   put behind the generation in the names of the shards that this step makes from raw files
+             ("g000.warc.gz" -> "g000-httpd-00000.parquet"), so that the shards of several sources can lie side by side.
+    """
 
     name: str
     stage: Stage
     params: Any
     inputs: Mapping[str, From] = field(default_factory=dict)
     outside: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
 
 
 class StoreFiles:

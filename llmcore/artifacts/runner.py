@@ -95,7 +95,7 @@ def run_shard(store: Store, recipe: Recipe, name: str) -> None:
     with _working_folder() as folder:
         outputs = {
             output_name: asdict(_put_table(store, folder, table, output_name))
-            for output_name, table in _named_tables(result, _stem(shard))
+            for output_name, table in _named_tables(result, _stem(shard, recipe.step.label))
         }
         rows_read = documents.height if isinstance(documents, pl.DataFrame) else None
         if rows_read is not None and stage.partition:
@@ -103,7 +103,7 @@ def run_shard(store: Store, recipe: Recipe, name: str) -> None:
             if rows != rows_read:
                 raise LlmcoreError(f"{stage.name}: {name} has {rows_read} rows but {rows} came out; this is a defect")
         store.commit(_memo_name(recipe, name), {
-            "shard": shard, "rows_read": rows_read, "outputs": outputs, "metrics": dict(result.metrics),
+            "stem": _stem(shard, recipe.step.label), "rows_read": rows_read, "outputs": outputs, "metrics": dict(result.metrics),
         })  # fmt: skip
 
 
@@ -154,10 +154,10 @@ def commit_shards(store: Store, recipe: Recipe, flow_run: str | None = None, sta
         memo = store.record(_memo_name(recipe, name))
         if memo is None:
             raise LlmcoreError(f"{recipe.step.name}: shard {name} was not computed; run again")
-        stem = _stem(PurePosixPath(name).name)
+        stem = _stem(PurePosixPath(name).name, recipe.step.label)
         for output_name, output in memo["outputs"].items():
             # the memo may have been made under another shard name: same bytes, so same result
-            own = output_name.replace(_stem(memo["shard"]), stem, 1)
+            own = output_name.replace(memo["stem"], stem, 1)
             outputs[own] = Output(**output)
         rows_read += memo["rows_read"] or 0
         for metric, value in memo["metrics"].items():
@@ -180,8 +180,12 @@ def _named_tables(result: ShardResult, stem: str) -> Iterator[tuple[str, pl.Data
                 yield f"{folder}/{stem}-{number:05d}.parquet", table
 
 
-def _stem(shard: str) -> str:
-    return shard.split(".", 1)[0]
+def _stem(shard: str, label: str) -> str:
+    stem = shard.split(".", 1)[0]
+    if not label:
+        return stem
+    generation, *rest = stem.split("-", 1)
+    return "-".join([generation, label, *rest])
 
 
 def _put_table(store: Store, folder: Path, table: pl.DataFrame, name: str) -> Output:

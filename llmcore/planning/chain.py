@@ -45,11 +45,11 @@ class Chain:
     pinned: dict[str, ArtifactRef] = field(default_factory=dict)
 
     def add(self, stage: Stage, params: Any, outside: Mapping[str, Any] | None = None, name: str = "",
-            **inputs: From | str) -> str:
+            label: str = "", **inputs: From | str) -> str:
         """Append a step; returns its name, which later steps take as input."""
         step = name or stage.name
         origins = {role: From((origin,)) if isinstance(origin, str) else origin for role, origin in inputs.items()}
-        self.steps[step] = Step(step, stage, params, origins, outside or {})
+        self.steps[step] = Step(step, stage, params, origins, outside or {}, label)
         return step
 
     def until(self, last: str | None) -> Iterator[Step]:
@@ -79,7 +79,8 @@ def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = N
     documents = []
     for source in config.sources:
         fetched = _fetch(chain, source, previous or {}, label)
-        documents.append(chain.add(ingest.STAGE, source.ingest_params(), name=f"ingest {source.name}", files=fetched))
+        step = f"ingest {source.name}"
+        documents.append(chain.add(ingest.STAGE, source.ingest_params(), None, step, source.name, files=fetched))
 
     steps = tuple(documents)
     extracted = chain.add(extract.STAGE, config.extract, documents=From(steps))
