@@ -12,16 +12,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import polars as pl
-from pydantic import BaseModel, ConfigDict
+if TYPE_CHECKING:  # so that model and training, which declare stages too, need neither polars nor pydantic
+    import polars as pl
 
 
-class Params(BaseModel):
-    """A stage's parameters: immutable, unknown keys are errors. Every field enters the stage's key."""
+def __getattr__(name: str) -> Any:
+    if name == "Params":
+        from llmcore.artifacts.params import Params
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+        return Params
+    raise AttributeError(name)
+
 
 
 class Files(Protocol):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from llmcore.artifacts.stage import Params
+from llmcore.artifacts.params import Params
 from llmcore.corpus import collect
 from llmcore.corpus.classifier import ClassifierParams
 from llmcore.corpus.clean import CleanParams
