@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 from prefect import flow
 
 from flows.chain import run_chain
-from llmcore.artifacts.manifest import ArtifactRef
-from llmcore.artifacts.store import open_store
+from llmcore.artifacts.export import export_files
+from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
+from llmcore.artifacts.recipe import StoreFiles
+from llmcore.artifacts.store import Store, open_store
 from llmcore.planning.chain import build
 from llmcore.planning.config import PipelineConfig, quickstart
 from llmcore.planning.heads import remember_dataset, remember_model
@@ -27,3 +34,38 @@ def pipeline(config: PipelineConfig = quickstart(), until: str | None = None,  #
     remember_dataset(store, config.name, done)
     remember_model(store, config.name, done)
     return done
+
+
+def run(config: PipelineConfig, until: str | None, force: Sequence[str]) -> None:
+    """What `llmcore run` calls: the flow, with nothing started beforehand, then a summary whose last line is the model."""
+    done = pipeline(config, until, tuple(force))
+    store = open_store(config.store)
+    if "publish" not in done:
+        last = list(done.values())[-1]
+        print(f"stopped after {until}: {last.stage}/{last.key[:12]} in {store.uri}")
+        return
+    published = manifest_of(store, done["publish"])
+    folder = _exported(store, config.name, published)
+    _print_summary(store, manifest_of(store, done["evaluate"]))
+    print(f"\nreport     {folder / 'report.html'}")
+    print(f"lineage    llmcore lineage {config.name}   (audit: llmcore verify {config.name}, llmcore trace --url URL)")
+    print(f"model      {folder}   (ref {config.name}, {published.digest[:12]})")
+
+
+def _exported(store: Store, name: str, published: Manifest) -> Path:
+    """The model as ordinary files beside the store (or in ~/.llmcore/models for a store on S3)."""
+    home = Path(store.uri.removeprefix("file://")).parent if store.uri.startswith("file://") else Path.home() / ".llmcore"
+    folder = home / "models" / f"{name}-{published.digest[:12]}"
+    if not folder.exists():
+        export_files(store, published, folder)
+    return folder
+
+
+def _print_summary(store: Store, evaluation: Manifest) -> None:
+    files = StoreFiles(store, evaluation.outputs)
+    samples: list[dict[str, Any]] = json.loads(files.path("samples.json").read_text())
+    for number, sample in enumerate(samples[:3], start=1):
+        print(f"\nsample {number}   {sample.get('prompt', '')}{sample.get('text', '')}".replace("\n", "\n           "))
+    print("\nbits per byte on held-out text (lower is better)")
+    for metric, value in evaluation.metrics.items():
+        print(f"  {metric:<40} {value}")
