@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
 import pyarrow as pa
@@ -49,17 +50,28 @@ REQUIRED = ("id", "text", "source", "licence")
 
 
 def document_id(source: str, content: bytes | str, url: str | None = None) -> str:
-    """128 bits (32 hex digits) of where a document comes from (source name, URL if it has one) and what it holds.
+    """128 bits (32 hex digits) of where in its source a document lies (source name, path of its URL) and what it holds.
 
-    The URL is part of it so that two addresses that serve the same page stay two documents, which dedup can name.
+    The path is part of it so that two pages with one text stay two documents, of which dedup can name each. The host and
+    port are not: the same site served elsewhere gives the same ids, and so the same tokens and models.
     """
     state = hashlib.sha256()
-    for part in (source, url or ""):
+    for part in (source, _place(url)):
         encoded = part.encode("utf-8", "surrogatepass")
         state.update(len(encoded).to_bytes(8, "big"))
         state.update(encoded)
     state.update(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
     return state.hexdigest()[:32]
+
+
+def _place(url: str | None) -> str:
+    if url is None:
+        return ""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
 
 def dropped(
