@@ -61,7 +61,10 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
         before = known.get(name)
         outcome = "new" if before is None else "unchanged" if before == digest else "changed"
         rows.append({"name": name, "outcome": outcome, "sha256": digest, "bytes": None})
-    rows += [{"name": name, "outcome": "gone", "sha256": None, "bytes": None} for name in sorted(known.keys() - params.files.keys())]
+    rows += [
+        {"name": name, "outcome": "gone", "sha256": None, "bytes": None}
+        for name in sorted(known.keys() - params.files.keys())
+    ]
     wanted = [row for row in rows if row["outcome"] in ("new", "changed")]
     raw = run.out / "raw"
     raw.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,10 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
     table = pl.DataFrame(rows, schema=COLLECTED_SCHEMA)
     table.write_parquet(run.out / "collected" / f"{generation}.parquet", compression="zstd")
     count = dict(table.group_by("outcome").len().iter_rows())
-    return {"files": len(params.files), **{outcome: count.get(outcome, 0) for outcome in ("new", "changed", "unchanged", "gone")}}
+    return {
+        "files": len(params.files),
+        **{outcome: count.get(outcome, 0) for outcome in ("new", "changed", "unchanged", "gone")},
+    }
 
 
 def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -92,10 +98,14 @@ def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
     """
     if kind not in SUFFIXES:
         raise UsageError(f"kind: {kind!r} is none of {', '.join(SUFFIXES)}")
-    places = dict(_bucket_places(kind, path) if path.startswith("s3://") else _local_places(kind, Path(path).expanduser()))
+    places = dict(
+        _bucket_places(kind, path) if path.startswith("s3://") else _local_places(kind, Path(path).expanduser())
+    )
     if not places:
         wanted = ", ".join(SUFFIXES[kind])
-        raise UsageError(f"path: {path} holds no {kind} file ({wanted}, also {'/'.join(COMPRESSIONS)}); name the files or use a glob")
+        raise UsageError(
+            f"path: {path} holds no {kind} file ({wanted}, also {'/'.join(COMPRESSIONS)}); name the files or use a glob"
+        )
     return {name: _digest(place) for name, place in sorted(places.items())}, dict(sorted(places.items()))
 
 
@@ -129,9 +139,13 @@ def _bucket_places(kind: str, uri: str) -> Iterator[tuple[str, str]]:
         pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = sorted(entry["Key"] for page in pages for entry in page.get("Contents", []))
     except Exception as error:
-        raise UsageError(f"path: {uri} cannot be listed ({_said(error)}); check the bucket and the AWS settings") from error
+        raise UsageError(
+            f"path: {uri} cannot be listed ({_said(error)}); check the bucket and the AWS settings"
+        ) from error
     for key in keys:
-        if key == pattern or (fnmatchcase(key, pattern) if prefix != pattern else key.startswith(f"{pattern.rstrip('/')}/")):
+        if key == pattern or (
+            fnmatchcase(key, pattern) if prefix != pattern else key.startswith(f"{pattern.rstrip('/')}/")
+        ):
             name = key.removeprefix(folder if prefix != pattern or key == pattern else f"{pattern.rstrip('/')}/")
             if key == pattern or prefix != pattern or fits(kind, key):
                 yield name, f"s3://{bucket}/{key}"

@@ -55,7 +55,9 @@ class Robots:
         if self.rules is None:
             return 0.0
         rate = self.rules.request_rate(self.token)
-        return max(self.rules.crawl_delay(self.token) or 0.0, rate.seconds / rate.requests if rate and rate.requests else 0.0)
+        return max(
+            self.rules.crawl_delay(self.token) or 0.0, rate.seconds / rate.requests if rate and rate.requests else 0.0
+        )
 
     @property
     def sitemaps(self) -> list[str]:

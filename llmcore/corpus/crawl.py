@@ -55,7 +55,9 @@ class CrawlParams(Params):
     name: str = Field("crawl", description="name of the source in every document")
     licence: str = Field("unknown", description="SPDX identifier of what the site publishes")
     start_urls: tuple[str, ...] = Field(min_length=1, description="where the crawl starts")
-    allowed_hosts: tuple[str, ...] = Field((), description="host[:port] that may be fetched; empty = those of start_urls")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="host[:port] that may be fetched; empty = those of start_urls"
+    )
     sitemap: bool = Field(True, description="also start from the sitemaps that robots.txt names (or /sitemap.xml)")
     follow_links: bool = Field(True, description="follow links inside the allowed hosts")
     max_pages: int = Field(10_000, ge=1, description="pages asked for at most")
@@ -64,9 +66,15 @@ class CrawlParams(Params):
     max_seconds: float = Field(6 * 3600.0, gt=0, description="seconds for the whole crawl")
     timeout: float = Field(30.0, gt=0, description="seconds for one page")
     concurrency: int = Field(4, ge=1, le=64, description="requests under way to one host")
-    min_delay: float = Field(0.0, ge=0, description="seconds between two requests to a host, where robots.txt asks for less")
-    user_agent: str = Field("llmcore/1.0", min_length=1, description="whom the sites see; robots.txt rules for its first word apply")
-    allow_private_hosts: tuple[str, ...] = Field((), description="host[:port] that may be a private or loopback address")
+    min_delay: float = Field(
+        0.0, ge=0, description="seconds between two requests to a host, where robots.txt asks for less"
+    )
+    user_agent: str = Field(
+        "llmcore/1.0", min_length=1, description="whom the sites see; robots.txt rules for its first word apply"
+    )
+    allow_private_hosts: tuple[str, ...] = Field(
+        (), description="host[:port] that may be a private or loopback address"
+    )
     serve: Literal["quickstart", "folder"] | None = Field(
         None, description="serve the bundled site, or a folder (`serve_path`), at the first start URL while crawling"
     )
@@ -101,7 +109,9 @@ def crawl(inputs: Mapping[str, Files], params: CrawlParams, run: Run) -> dict[st
     table.write_parquet(run.out / "fetches" / f"{generation}.parquet", compression="zstd")
     if not written and not known:
         reasons = table.filter(pl.col("reason").is_not_null())["reason"].head(1).to_list()
-        raise LlmcoreError(f"{params.start_urls[0]}: the crawl of {params.name!r} yields no page ({'; '.join(reasons) or 'no answer'})")
+        raise LlmcoreError(
+            f"{params.start_urls[0]}: the crawl of {params.name!r} yields no page ({'; '.join(reasons) or 'no answer'})"
+        )
     return metrics(pl.concat([*earlier, table]), table)
 
 
@@ -204,7 +214,9 @@ def fetch_all(params: CrawlParams, known: Mapping[str, Any], private: tuple[str,
             spider.kill()
             raise
     if spider.returncode:
-        said = (folder / "errors.txt").read_text(errors="replace").strip().splitlines() or [f"exit code {spider.returncode}"]
+        said = (folder / "errors.txt").read_text(errors="replace").strip().splitlines() or [
+            f"exit code {spider.returncode}"
+        ]
         raise LlmcoreError(f"{params.start_urls[0]}: the crawler stopped: {said[-1]}")
 
 

@@ -57,7 +57,9 @@ def read_warc(path: Path, shard: str) -> Iterator[Candidate]:
                 yield _warc_candidate(record, block)
     except (OSError, ValueError) as error:
         where = f"after the record at offset {offset}" if offset >= 0 else "at its start"
-        raise LlmcoreError(f"{shard}: damaged WARC {where} ({error}); fetch the file again or take it out of the source") from error
+        raise LlmcoreError(
+            f"{shard}: damaged WARC {where} ({error}); fetch the file again or take it out of the source"
+        ) from error
     if offset >= 0:
         _check_warc_end(path, offset, shard)
 
@@ -69,7 +71,9 @@ def _warc_candidate(record: Any, block: bytes) -> Candidate:
     url = url.strip("<>") if url else None
     facts: dict[str, Any] = {"url": url, "fetched_at": _warc_date(record.headers.get("WARC-Date"))}
     if record.record_type == WarcRecordType.revisit:
-        return Candidate("", **facts, refused="revisit", detail={"refers_to": record.headers.get("WARC-Refers-To-Target-URI")})
+        return Candidate(
+            "", **facts, refused="revisit", detail={"refers_to": record.headers.get("WARC-Refers-To-Target-URI")}
+        )
     content_type, charset, body = record.headers.get("Content-Type") or "", None, block
     if record.is_http and record.record_type == WarcRecordType.response:
         record.set_bytes_content(block)
@@ -109,12 +113,16 @@ def _check_warc_end(path: Path, offset: int, shard: str) -> None:
         except zlib.error:
             rest = b"broken"
         if not member.eof or member.unused_data.strip(b"\0"):
-            raise LlmcoreError(f"{shard}: damaged WARC after the record at offset {offset} (cut off); fetch the file again")
+            raise LlmcoreError(
+                f"{shard}: damaged WARC after the record at offset {offset} (cut off); fetch the file again"
+            )
     header, _, content = rest.partition(b"\r\n\r\n")
     for line in header.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length" and value.strip().isdigit() and content[int(value) :].strip(b"\r\n\0"):
-            raise LlmcoreError(f"{shard}: damaged WARC after the record at offset {offset} (cut off); fetch the file again")
+            raise LlmcoreError(
+                f"{shard}: damaged WARC after the record at offset {offset} (cut off); fetch the file again"
+            )
 
 
 def read_jsonl(path: Path, shard: str, text: str, url: str | None, bad_line: str) -> Iterator[Candidate]:
@@ -138,7 +146,9 @@ def read_jsonl(path: Path, shard: str, text: str, url: str | None, bad_line: str
                     yield Candidate(line.decode("latin-1"), refused="bad_line", detail={"line": number})
                     continue
                 if number == 1 and text not in row:
-                    raise UsageError(f"{shard}: line 1 has no field {text!r}; name the text's field in text_column ({_names(row)})")
+                    raise UsageError(
+                        f"{shard}: line 1 has no field {text!r}; name the text's field in text_column ({_names(row)})"
+                    )
                 yield row_candidate(row, text, url, {"line": number})
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise LlmcoreError(f"{shard}: damaged compressed file after line {number} ({error})") from error
@@ -147,9 +157,13 @@ def read_jsonl(path: Path, shard: str, text: str, url: str | None, bad_line: str
 def read_table(frame: pl.DataFrame, shard: str, text: str, url: str | None) -> Iterator[Candidate]:
     """One document a row; the other columns become metadata."""
     if text not in frame.columns:
-        raise UsageError(f"{shard}: there is no column {text!r}; name the text's column in text_column ({_names(frame.columns)})")
+        raise UsageError(
+            f"{shard}: there is no column {text!r}; name the text's column in text_column ({_names(frame.columns)})"
+        )
     if frame.schema[text] != pl.String:
-        raise UsageError(f"{shard}: column {text!r} holds {frame.schema[text]}, not text; name another one in text_column")
+        raise UsageError(
+            f"{shard}: column {text!r} holds {frame.schema[text]}, not text; name another one in text_column"
+        )
     others = [name for name in frame.columns if name != text]
     encoded = frame.select(text, (pl.struct(others).struct.json_encode() if others else pl.lit("{}")).alias(METADATA))
     row = 0
@@ -190,20 +204,18 @@ def read_files(contents: Iterator[tuple[str, bytes]], html: bool) -> Iterator[Ca
 def decode(body: bytes, charset: str | None = None, html: bool = False) -> str:
     """Text of some bytes: UTF-8 if they are, else the charset that HTTP or the HTML names, else what uchardet finds.
 
-    UTF-8 first: bytes of another encoding are hardly ever valid UTF-8, while servers often name a wrong charset.
+    UTF-8 first: bytes of another encoding are hardly ever valid UTF-8, while servers often name a wrong charset. A named charset
+    counts only if the bytes are valid in it.
     """
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        pass
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-    encoding = charset or detect_encoding(body, from_html_meta=html) or "utf-8"
-    try:
-        "".encode(encoding)
-    except LookupError:
-        encoding = detect_encoding(body) or "utf-8"
-    return cast(str, bytes_to_str(body, encoding, errors="replace"))
+    for encoding in ("utf-8-sig", charset, html and detect_encoding(body, from_html_meta=True), detect_encoding(body)):
+        try:
+            if encoding:
+                return body.decode(encoding)
+        except (UnicodeDecodeError, LookupError):
+            continue
+    return cast(str, bytes_to_str(body, detect_encoding(body) or "utf-8", errors="replace"))
 
 
 def looks_like_html(body: bytes) -> bool:

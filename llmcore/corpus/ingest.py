@@ -30,7 +30,9 @@ class IngestParams(Params):
     kind: Literal["warc", "parquet", "jsonl", "text", "html"] = Field(description="format of the raw files")
     licence: str = Field("unknown", description="SPDX identifier of the source's text")
     text_column: str = Field("text", description="field of a JSONL or Parquet row that holds the text")
-    url_column: str | None = Field(None, description="field that holds the document's address; empty = `url` where there is one")
+    url_column: str | None = Field(
+        None, description="field that holds the document's address; empty = `url` where there is one"
+    )
     html_column: bool = Field(False, description="text_column holds HTML, from which extract takes the text")
     bad_line: Literal["error", "drop"] = Field("error", description="what a line that is no JSON object is")
     max_document_bytes: int = Field(16 * 1024 * 1024, ge=1, description="UTF-8 bytes of one document at most")
@@ -49,10 +51,14 @@ def ingest(raw: Path | pl.DataFrame, params: IngestParams, *, shard: str = "raw"
         frames.add(candidate)
     frames.flush()
     if not frames.kept and not frames.drops:
-        raise LlmcoreError(f"{shard}: empty corpus, the {params.kind} file holds no document; check `kind` and the file, or remove it")
+        raise LlmcoreError(
+            f"{shard}: empty corpus, the {params.kind} file holds no document; check `kind` and the file, or remove it"
+        )
     if not frames.kept and re.match(r"(?:.*/)?g000\b", shard):
         reasons = sorted({str(row[2]) for row in frames.drops})
-        raise LlmcoreError(f"{shard}: empty corpus, all {len(frames.drops)} documents are unusable ({', '.join(reasons)})")
+        raise LlmcoreError(
+            f"{shard}: empty corpus, all {len(frames.drops)} documents are unusable ({', '.join(reasons)})"
+        )
     drops = pl.DataFrame(frames.drops, schema=DROPPED_SCHEMA, orient="row")
     numbers = {"kept": frames.kept, "dropped": len(drops), "bytes": frames.bytes}
     return ShardResult({"kept": frames.tables(), "dropped": drops}, numbers)
@@ -165,5 +171,11 @@ def sound_text(text: str) -> str:
 
 
 STAGE = Stage(
-    "ingest", version=1, params=IngestParams, function="llmcore.corpus.ingest:ingest", kind="per_shard", reads=("files", "raw"), partition=()
+    "ingest",
+    version=1,
+    params=IngestParams,
+    function="llmcore.corpus.ingest:ingest",
+    kind="per_shard",
+    reads=("files", "raw"),
+    partition=(),
 )

@@ -27,8 +27,8 @@ from llmcore.errors import LlmcoreError, UsageError
 PORT_WAIT_SECONDS = 60.0
 
 TYPES = {
-    ".html": "text/html; charset=UTF-8",
-    ".htm": "text/html; charset=UTF-8",
+    ".html": "text/html",  # no charset: the pages name theirs, and not all are UTF-8
+    ".htm": "text/html",
     ".txt": "text/plain; charset=UTF-8",
     ".xml": "application/xml",
     ".css": "text/css",
@@ -92,7 +92,9 @@ class Site:
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="site", daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -146,7 +148,9 @@ class _Request(BaseHTTPRequestHandler):
                 self._send(301, b"", {"Location": f"/{quote(index)}"}, with_body)
                 return
         if page is None:
-            self._send(404, b"<html><body><h1>Not Found</h1></body></html>\n", {"Content-Type": TYPES[".html"]}, with_body)
+            self._send(
+                404, b"<html><body><h1>Not Found</h1></body></html>\n", {"Content-Type": TYPES[".html"]}, with_body
+            )
             return
         headers = {"ETag": page.etag, "Last-Modified": formatdate(page.modified, usegmt=True)}
         if self._unchanged(page):
@@ -189,7 +193,9 @@ def pages_of(root: Path) -> dict[str, Page]:
     try:
         with tarfile.open(root) as tar:
             entries = [(entry, tar.extractfile(entry)) for entry in tar.getmembers() if entry.isfile()]
-            return {entry.name.removeprefix("./"): Page(file.read(), int(entry.mtime)) for entry, file in entries if file}
+            return {
+                entry.name.removeprefix("./"): Page(file.read(), int(entry.mtime)) for entry, file in entries if file
+            }
     except (OSError, tarfile.TarError, EOFError) as error:
         raise UsageError(f"serve: {root} is neither a folder nor a tar archive of pages ({error})") from error
 
@@ -216,7 +222,9 @@ def robots_txt(forbidden: tuple[str, ...], crawl_delay: float | None) -> str:
 
 def sitemap_xml(url: str, names: list[str]) -> bytes:
     """A sitemap of all HTML pages (sitemaps.org 0.9)."""
-    entries = "".join(f"<url><loc>{escape(url + quote(name))}</loc></url>\n" for name in names if name.endswith((".html", ".htm")))
+    entries = "".join(
+        f"<url><loc>{escape(url + quote(name))}</loc></url>\n" for name in names if name.endswith((".html", ".htm"))
+    )
     return (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{entries}</urlset>\n'
     ).encode()

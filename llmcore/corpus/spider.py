@@ -55,7 +55,12 @@ class PublicResolver:
         self.reactor.installNameResolver(self)
 
     def resolveHostName(
-        self, receiver: Any, hostName: str, portNumber: int = 0, addressTypes: Any = None, transportSemantics: str = "TCP"
+        self,
+        receiver: Any,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Any = None,
+        transportSemantics: str = "TCP",
     ) -> HostResolution:
         """Twisted's IHostnameResolver."""
         allowed = {hostName, f"{hostName}:{portNumber}"} & self.private_hosts
@@ -100,7 +105,10 @@ class Crawl(scrapy.Spider):
 
     async def start(self) -> AsyncIterator[Any]:
         """The whole crawl; Scrapy's own scheduler has nothing to do."""
-        with (self.folder / "fetches.jsonl").open("w") as self.fetches, (self.folder / "bodies.bin").open("wb") as self.bodies:
+        with (
+            (self.folder / "fetches.jsonl").open("w") as self.fetches,
+            (self.folder / "bodies.bin").open("wb") as self.bodies,
+        ):
             starts = [clean_url(url) for url in self.spec["start_urls"]]
             frontier = {url: 0 for url in starts}
             frontier |= {url: row["depth"] for url, row in self.known.items() if not row["gone"]}
@@ -163,7 +171,10 @@ class Crawl(scrapy.Spider):
 
     def judge(self, url: str, depth: int, response: Any, before: dict[str, Any] | None) -> list[str]:
         """Record one answer; returns the links to follow."""
-        headers = {name.decode("latin-1").lower(): [v.decode("latin-1") for v in values] for name, values in response.headers.items()}
+        headers = {
+            name.decode("latin-1").lower(): [v.decode("latin-1") for v in values]
+            for name, values in response.headers.items()
+        }
         status = response.status
         facts: dict[str, Any] = {
             "status": status,
@@ -198,10 +209,22 @@ class Crawl(scrapy.Spider):
         else:
             offset = self.bodies.tell()
             self.bodies.write(body)
-            kept = [[name, value] for name, values in sorted(headers.items()) for value in values if name not in TRANSFER_HEADERS]
+            kept = [
+                [name, value]
+                for name, values in sorted(headers.items())
+                for value in values
+                if name not in TRANSFER_HEADERS
+            ]
             reason = "changed" if before else "new"
             self.record(
-                url, "fetched", reason=reason, content_digest=digest, offset=offset, length=len(body), headers=kept, **facts
+                url,
+                "fetched",
+                reason=reason,
+                content_digest=digest,
+                offset=offset,
+                length=len(body),
+                headers=kept,
+                **facts,
             )
         return self.links(response) if is_html and self.spec["follow_links"] else []
 
@@ -263,7 +286,9 @@ class Crawl(scrapy.Spider):
                 continue
             try:
                 response = await self.download(url, {}, SITEMAP_BYTES)
-                body = gunzip(response.body, max_size=SITEMAP_BYTES) if response.body[:2] == b"\x1f\x8b" else response.body
+                body = (
+                    gunzip(response.body, max_size=SITEMAP_BYTES) if response.body[:2] == b"\x1f\x8b" else response.body
+                )
                 sitemap = Sitemap(body)
                 places = [entry["loc"] for entry in sitemap if "loc" in entry]
             except Exception as error:
@@ -284,7 +309,9 @@ class Crawl(scrapy.Spider):
             print(f"PROGRESS {self.recorded} {max(self.recorded, len(self.seen))}", flush=True)
 
 
-TRANSFER_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding", "connection", "keep-alive", "set-cookie"})
+TRANSFER_HEADERS = frozenset(
+    {"content-encoding", "content-length", "transfer-encoding", "connection", "keep-alive", "set-cookie"}
+)
 
 
 def conditional_headers(before: dict[str, Any] | None) -> dict[str, str]:
@@ -303,7 +330,10 @@ def failure(error: Exception, url: str, spec: dict[str, Any]) -> tuple[str, str]
     if isinstance(error, exceptions.DownloadTimeoutError):
         return "failed", f"no answer within {spec['timeout']:g} s"
     if host in refused_addresses:
-        return "forbidden", f"{host} is the private address {refused_addresses[host]}; name it in allow_private_hosts to allow it"
+        return (
+            "forbidden",
+            f"{host} is the private address {refused_addresses[host]}; name it in allow_private_hosts to allow it",
+        )
     if isinstance(error, exceptions.CannotResolveHostError):
         return "failed", f"the name {urlsplit(url).hostname} has no address"
     if isinstance(error, exceptions.DownloadConnectionRefusedError):

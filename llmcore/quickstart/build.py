@@ -106,7 +106,9 @@ def archive(raw: Path) -> bytes:
     html_type = "text/html; charset=UTF-8"
     for url, page in sorted(archived_pages(raw)):
         write(url, "200 OK", html_type, page)
-    write(f"{ARCHIVE_HOST}/en/missing.html", "404 Not Found", html_type, b"<html><body><h1>Not Found</h1></body></html>")
+    write(
+        f"{ARCHIVE_HOST}/en/missing.html", "404 Not Found", html_type, b"<html><body><h1>Not Found</h1></body></html>"
+    )
     write(f"{ARCHIVE_HOST}/en/moved.html", "301 Moved Permanently", html_type, b"")
     write(f"{ARCHIVE_HOST}/style/manual.css", "200 OK", "text/css", b"#page-content { margin: 0 }\n")
     return out.getvalue()
@@ -115,7 +117,9 @@ def archive(raw: Path) -> bytes:
 def archived_pages(raw: Path) -> Iterator[tuple[str, bytes]]:
     """(URL, HTML) of every page of the archive that is a document."""
     folder = raw / "site/httpd"
-    candidates = [path for path in sorted((folder / "en/mod").glob("mod_*.html")) if 12_000 < path.stat().st_size < 40_000]
+    candidates = [
+        path for path in sorted((folder / "en/mod").glob("mod_*.html")) if 12_000 < path.stat().st_size < 40_000
+    ]
     chosen = candidates[:: max(1, len(candidates) // (EXACT + NEAR))][: EXACT + NEAR]
     for number, path in enumerate(chosen):
         name = path.relative_to(folder).as_posix()
