@@ -63,7 +63,7 @@ class CrawlSource(CrawlParams):
         return {}
 
     def ingest_params(self) -> IngestParams:
-        return IngestParams(source=self.name, kind="warc", licence=self.licence, shard_bytes=self.shard_bytes)
+        return IngestParams(source=self.name, kind="warc", licence=self.licence, frame_bytes=self.shard_bytes)
 
 
 class FileSource(Params):
@@ -81,7 +81,7 @@ class FileSource(Params):
     def ingest_params(self) -> IngestParams:
         return IngestParams(
             source=self.name, kind=self.kind, licence=self.licence, text_column=self.text_column,
-            url_column=self.url_column, shard_bytes=self.shard_bytes,
+            url_column=self.url_column, frame_bytes=self.shard_bytes,
         )  # fmt: skip
 
     def scan(self) -> tuple[collect.CollectParams, Mapping[str, Any]]:
