@@ -1,7 +1,7 @@
 """Ingest: raw files of any kind to documents with one schema; the id that a document gets here it keeps for good.
 
-A document that cannot be one (another status than 200, no text, too large, …) goes to `dropped` with the reason. HTML stays HTML here:
-`extract` finds the text in it.
+A document that cannot be one (another status than 200, no text, too large, …) goes to `dropped` with the reason. HTML
+stays HTML here: `extract` finds the text in it.
 """
 
 from __future__ import annotations
@@ -86,8 +86,7 @@ def _files(raw: Path | pl.DataFrame, shard: str) -> Iterator[tuple[str, bytes]]:
     if isinstance(raw, Path):
         yield re.sub(r"^(?:raw/)?g\d+-", "", shard), raw.read_bytes()
     else:
-        for name, content in raw.select("name", "content").iter_rows():
-            yield name, content
+        yield from raw.select("name", "content").iter_rows()
 
 
 def _parquet(path: Path, shard: str) -> pl.DataFrame:
