@@ -176,5 +176,6 @@ STAGE = Stage(
     function="llmcore.corpus.ingest:ingest",
     kind="per_shard",
     reads=("files", "raw"),
+    reads_paths=True,
     partition=(),
 )
