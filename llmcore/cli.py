@@ -228,6 +228,14 @@ def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
 
 
 @app.command()
+def config() -> None:
+    """Print the quickstart's configuration, to start your own from."""
+    from llmcore.planning.config import quickstart_text
+
+    print(quickstart_text(), end="")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
     from llmcore.planning.config import PipelineConfig

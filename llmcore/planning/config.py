@@ -130,8 +130,7 @@ def load(path: Path | None) -> PipelineConfig:
     Raises UsageError, in one line, naming the file and the key.
     """
     if path is None:
-        text, folder = (resources.files("llmcore") / "quickstart" / "config.yaml").read_text(), None
-        label = "quickstart"
+        text, folder, label = quickstart_text(), None, "quickstart"
     else:
         folder, label = path.resolve().parent, str(path)
         try:
@@ -145,6 +144,11 @@ def load(path: Path | None) -> PipelineConfig:
     except yaml.YAMLError as error:
         raise UsageError(f"{label}: not YAML: {' '.join(str(error).split())}") from error
     return check(data, label, folder)
+
+
+def quickstart_text() -> str:
+    """The embedded default as it stands in its file."""
+    return (resources.files("llmcore") / "quickstart" / "config.yaml").read_text(encoding="utf-8")
 
 
 def quickstart() -> PipelineConfig:
