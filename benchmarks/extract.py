@@ -1,7 +1,7 @@
-"""Main-text extractors side by side on the bundled site: speed, words of the content kept, lines of navigation let through.
+"""Main-text extractors on the bundled site: speed, words of the content kept, navigation let through.
 
-`python benchmarks/extract.py` prints one JSON line an extractor. Truth: the page's #page-content without its language list, side bar and
-comment form; navigation: page header, path, footer, language list and side bar.
+`python benchmarks/extract.py` prints one JSON line an extractor. Truth: the page's #page-content without its language
+list, side bar and comment form; navigation: page header, path, footer, language list and side bar.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from collections.abc import Callable
 
 from lxml import html
 
-
 from llmcore.corpus.formats import decode
 from llmcore.corpus.page_text import main_text
 from llmcore.corpus.site import pages_of
 from llmcore.quickstart import bundled
 
 OUTSIDE = (
-    "//*[@id='page-header' or @id='path' or @id='footer' or @id='quickview' or @id='comments_section' or @id='langs-menu']",
+    "//*[@id='page-header' or @id='path' or @id='footer' or @id='quickview' or @id='comments_section']",
     "//*[contains(concat(' ', @class, ' '), ' up ') or contains(concat(' ', @class, ' '), ' top ')]",
     "//*[contains(@class, 'toplang') or contains(@class, 'bottomlang')]",
 )

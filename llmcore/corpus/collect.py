@@ -1,9 +1,10 @@
 """Collect: local files and bucket objects, by content, as the raw files of a source.
 
-`scan` looks at the outside world and says which files there are and what they hold; the stage copies them. WARC, Parquet and JSONL files
-become `raw/gNNN-NAME`; small text and HTML files are bundled into `raw/gNNN-NNNNN.parquet` (name, content), so that a folder of a
-hundred thousand of them is a few shards. `collected/gNNN.parquet` lists every file and what came of it. A refresh (role "previous") keeps
-the earlier generations and adds one with what is new or changed.
+`scan` looks at the outside world and says which files there are and what they hold; the stage copies them. WARC,
+Parquet and JSONL files become `raw/gNNN-NAME`; small text and HTML files are bundled into `raw/gNNN-NNNNN.parquet`
+(name, content), so that a folder of a hundred thousand of them is a few shards. `collected/gNNN.parquet` lists every
+file and what came of it. A refresh (role "previous") keeps the earlier generations and adds one with what is new or
+changed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import polars as pl
 from pydantic import Field
 
 from llmcore.artifacts.keys import file_digest
-from llmcore.artifacts.stage import Files, Params, Run, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError, UsageError
 
 if TYPE_CHECKING:
@@ -50,13 +52,14 @@ class CollectParams(Params):
 
 
 def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dict[str, Any]:
-    """Copy what is new or changed; `run.outside["paths"]` says where each file lies (relative name -> path or s3:// URI).
+    """Copy what is new or changed; `run.outside["paths"]` says where each file lies: name -> path or s3:// URI.
 
-    Returns files, new, changed, unchanged, gone. Raises LlmcoreError for a file that does not hold what its digest says.
+    Returns files, new, changed, unchanged, gone. Raises LlmcoreError for a file that does not hold what its digest
+    says.
     """
     earlier, known = copy_earlier(inputs.get("previous"), run.out)
     generation = f"g{earlier:03d}"
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, digest in sorted(params.files.items()):
         before = known.get(name)
         outcome = "new" if before is None else "unchanged" if before == digest else "changed"
@@ -92,7 +95,8 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
 
 
 def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
-    """(relative name -> SHA-256, relative name -> where it lies) of a file, a folder, a glob, or an s3:// URI (object, prefix or glob).
+    """(relative name -> SHA-256, relative name -> where it lies) of a file, a folder, a glob, or an s3:// URI
+    (object, prefix or glob).
 
     A folder is searched through for files whose suffix fits the kind. Raises UsageError if there is none.
     """
@@ -193,7 +197,7 @@ def check_parquet(path: Path, name: str) -> None:
 
 
 def copy_earlier(previous: Files | None, out: Path) -> tuple[int, dict[str, str]]:
-    """Copy an earlier collection's files as they are; returns its generations and name -> SHA-256 as it last saw them."""
+    """Copy an earlier collection's files; returns how many generations it has, and name -> SHA-256 by now."""
     if previous is None:
         return 0, {}
     for name in previous.names():
@@ -213,8 +217,8 @@ class _Bundles:
     """Parquet files of (name, content), each of about BUNDLE_BYTES."""
 
     def __init__(self, folder: Path, generation: str) -> None:
-        self.folder, self.generation, self.number, self.rows, self.size = folder, generation, 0, [], 0
-        self.rows: list[tuple[str, bytes]]
+        self.folder, self.generation, self.number, self.size = folder, generation, 0, 0
+        self.rows: list[tuple[str, bytes]] = []
 
     def add(self, name: str, content: bytes) -> None:
         self.rows.append((name, content))

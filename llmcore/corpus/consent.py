@@ -1,4 +1,4 @@
-"""What a site allows: robots.txt (RFC 9309) and the opt-outs of training (noai, TDM reservation, AIPREF, Content-Signal)."""
+"""What a site allows: robots.txt (RFC 9309) and training opt-outs (noai, TDM reservation, AIPREF, Content-Signal)."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def training_refusals(robots: str, token: str) -> Iterator[tuple[str, str]]:
             in_rules = False
             continue
         in_rules = True
-        if field in ("content-signal", "content-usage") and _NO_TRAINING.search(value):
-            if not agents or "*" in agents or token.lower() in agents:
-                prefix = value.split()[0] if value.startswith("/") else "/"
-                yield prefix, f"{field}: {value}"
+        for_us = not agents or "*" in agents or token.lower() in agents
+        if for_us and field in ("content-signal", "content-usage") and _NO_TRAINING.search(value):
+            prefix = value.split()[0] if value.startswith("/") else "/"
+            yield prefix, f"{field}: {value}"
 
 
 def training_opt_out(headers: dict[str, list[str]], html: bytes, token: str) -> str | None:

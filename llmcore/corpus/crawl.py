@@ -1,11 +1,12 @@
 """Crawl: fetch the pages of named hosts over HTTP, politely, into WARC.
 
-Consent: robots.txt as RFC 9309 says (unreachable = forbidden), Crawl-delay, noai and TDM opt-outs (`consent.py`). Only the named hosts are
-fetched, and only public addresses unless a host is allowed by name. Fetching happens in a process of its own (`spider.py`, Scrapy).
+Consent: robots.txt as RFC 9309 says (unreachable = forbidden), Crawl-delay, noai and TDM opt-outs (`consent.py`).
+Only the named hosts are fetched, and only public addresses unless a host is allowed by name. Fetching happens in a
+process of its own (`spider.py`, Scrapy).
 
-A crawl is one generation: `raw/gNNN.warc.gz` holds what it fetched (in URL order), `fetches/gNNN.parquet` every URL it asked for and what
-came of it. A refresh (role "previous") asks conditionally (RFC 9110, 13), keeps the earlier files as they are and adds a generation with
-what is new or changed; when nothing is, it adds no raw file.
+A crawl is one generation: `raw/gNNN.warc.gz` holds what it fetched (in URL order), `fetches/gNNN.parquet` every URL
+it asked for and what came of it. A refresh (role "previous") asks conditionally (RFC 9110, 13), keeps the earlier
+files as they are and adds a generation with what is new or changed; when nothing is, it adds no raw file.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from urllib.parse import urlsplit
 import polars as pl
 from pydantic import Field, field_validator
 
-from llmcore.artifacts.stage import Files, Params, Run, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.corpus.urls import clean_url, host_and_port
-from llmcore.errors import LlmcoreError, UsageError
+from llmcore.errors import LlmcoreError
 
 FETCH_SCHEMA = pl.Schema(
     {
@@ -75,8 +77,8 @@ class CrawlParams(Params):
     allow_private_hosts: tuple[str, ...] = Field(
         (), description="host[:port] that may be a private or loopback address"
     )
-    serve: Literal["quickstart", "folder"] | None = Field(
-        None, description="serve the bundled site, or a folder (`serve_path`), at the first start URL while crawling"
+    serve: Literal["quickstart"] | None = Field(
+        None, description="serve the bundled site at the first start URL meanwhile"
     )
     snapshot: str = Field("first", description="label of this crawl: another label fetches again")
 
@@ -91,7 +93,7 @@ class CrawlParams(Params):
 
 
 def crawl(inputs: Mapping[str, Files], params: CrawlParams, run: Run) -> dict[str, Any]:
-    """Fetch one generation; `run.outside` may hold `serve_path` and `overlay` (folders of the site that is served meanwhile).
+    """Fetch one generation; `run.outside["overlay"]` may name a folder of pages that change the site served meanwhile.
 
     Returns pages (in the corpus so far), new, changed, unchanged, gone, forbidden, failed.
     Raises LlmcoreError for a start URL that cannot be fetched and for a crawl that yields no page.
@@ -137,7 +139,7 @@ def copy_earlier(previous: Files | None, out: Path) -> list[pl.DataFrame]:
     for name in previous.names():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(previous.path(name), out / name)
-    return [table.cast(dict(FETCH_SCHEMA)) for _, table in previous.tables("fetches/")]
+    return [table.cast(FETCH_SCHEMA) for _, table in previous.tables("fetches/")]
 
 
 def known_pages(fetches: list[pl.DataFrame]) -> dict[str, dict[str, Any]]:
@@ -163,16 +165,13 @@ def served(params: CrawlParams, outside: Mapping[str, Any]) -> Iterator[tuple[st
     from llmcore.quickstart import bundled
 
     parts = urlsplit(params.start_urls[0])
-    if params.serve == "folder" and "serve_path" not in outside:
-        raise UsageError("serve: 'folder' needs serve_path, the folder of the site to serve")
-    root = bundled("site.tar.xz") if params.serve == "quickstart" else Path(outside["serve_path"])
     overlay = outside.get("overlay")
     site = Site(
-        root,
+        bundled("site.tar.xz"),
         parts.port or 80,
         host=str(parts.hostname),
-        forbidden=QUICKSTART_FORBIDDEN if params.serve == "quickstart" else (),
-        crawl_delay=QUICKSTART_DELAY_SECONDS if params.serve == "quickstart" else None,
+        forbidden=QUICKSTART_FORBIDDEN,
+        crawl_delay=QUICKSTART_DELAY_SECONDS,
         overlay=Path(overlay) if overlay else None,
     )
     with site:

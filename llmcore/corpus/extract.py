@@ -20,7 +20,8 @@ import json
 import polars as pl
 from pydantic import Field
 
-from llmcore.artifacts.stage import Params, ShardResult, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import ShardResult, Stage
 from llmcore.corpus.page_text import PageTexts
 from llmcore.corpus.schema import DROPPED_SCHEMA
 
@@ -35,7 +36,7 @@ class ExtractParams(Params):
 
 
 def extract(documents: pl.DataFrame, params: ExtractParams) -> ShardResult:
-    """Replace the HTML of each page by its text; drop pages without text, too large, too slow, or that no parser takes."""
+    """Replace the HTML of each page by its text; drop pages that are empty, too large, too slow, or not parseable."""
     content_type = pl.col("metadata").str.json_path_match("$.content_type")
     is_html = documents.select(content_type.fill_null("") == "text/html").to_series()
     if not is_html.any():

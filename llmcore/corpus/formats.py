@@ -38,7 +38,7 @@ class Candidate:
 
 
 def read_warc(path: Path, shard: str) -> Iterator[Candidate]:
-    """Responses (HTML or plain text with status 200), resources and conversions, in the file's order; the rest as refused.
+    """Responses (HTML or text with status 200), resources and conversions, in the file's order; the rest as refused.
 
     WARC 1.0 and 1.1 (ISO 28500), gzip, zstd or none. Requests, metadata and warcinfo records are no documents.
     Raises LlmcoreError naming the offset of a damaged record, also where the file is cut off.
@@ -126,7 +126,7 @@ def _check_warc_end(path: Path, offset: int, shard: str) -> None:
 
 
 def read_jsonl(path: Path, shard: str, text: str, url: str | None, bad_line: str) -> Iterator[Candidate]:
-    """One JSON object a line; the other fields become metadata. bad_line: "error", or "drop" with the line number as detail."""
+    """One JSON object a line; the other fields become metadata. bad_line: "error", or "drop" with the line number."""
     with opened(path) as lines:
         number = 0
         try:
@@ -204,8 +204,8 @@ def read_files(contents: Iterator[tuple[str, bytes]], html: bool) -> Iterator[Ca
 def decode(body: bytes, charset: str | None = None, html: bool = False) -> str:
     """Text of some bytes: UTF-8 if they are, else the charset that HTTP or the HTML names, else what uchardet finds.
 
-    UTF-8 first: bytes of another encoding are hardly ever valid UTF-8, while servers often name a wrong charset. A named charset
-    counts only if the bytes are valid in it.
+    UTF-8 first: bytes of another encoding are hardly ever valid UTF-8, while servers often name a wrong charset. A
+    named charset counts only if the bytes are valid in it.
     """
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
@@ -215,7 +215,7 @@ def decode(body: bytes, charset: str | None = None, html: bool = False) -> str:
                 return body.decode(encoding)
         except (UnicodeDecodeError, LookupError):
             continue
-    return cast(str, bytes_to_str(body, detect_encoding(body) or "utf-8", errors="replace"))
+    return bytes_to_str(body, detect_encoding(body) or "utf-8", errors="replace")
 
 
 def looks_like_html(body: bytes) -> bool:

@@ -16,7 +16,8 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from llmcore.artifacts.stage import Params, ShardResult, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import ShardResult, Stage
 from llmcore.corpus import formats
 from llmcore.corpus.formats import Candidate
 from llmcore.corpus.schema import DOCUMENT_SCHEMA, DROPPED_SCHEMA, document_id

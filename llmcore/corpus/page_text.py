@@ -1,10 +1,11 @@
-"""The text of one HTML page, and a process that gives it for one page after the other: `python -m llmcore.corpus.page_text OPTIONS`.
+"""The text of one HTML page, and a process that gives it for page after page: `python -m llmcore.corpus.page_text`.
 
 Extractors run native code that can hang or crash on odd pages; in a process of their own both cost one page.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -32,7 +33,7 @@ def main_text(html: str, main_content: bool = True, skip_elements: Sequence[str]
 
 
 class PageTexts:
-    """`main_text` in a worker process that is killed and replaced when it takes longer than `timeout` seconds or crashes."""
+    """`main_text` in a worker process, which is killed and replaced when it takes over `timeout` seconds or crashes."""
 
     def __init__(self, timeout: float, main_content: bool, skip_elements: Sequence[str]) -> None:
         self.timeout = timeout
@@ -48,7 +49,7 @@ class PageTexts:
         self._stop()
 
     def text(self, html: str) -> str:
-        """The page's text. Raises TimeoutError for a page that takes too long, ValueError for one that cannot be parsed."""
+        """The page's text. Raises TimeoutError if it takes too long, ValueError if it cannot be parsed."""
         worker = self._started()
         page = html.encode()
         try:
@@ -92,10 +93,8 @@ class PageTexts:
         if self.worker is not None:
             self.worker.kill()
             for pipe in (self.worker.stdin, self.worker.stdout):
-                try:
+                with contextlib.suppress(OSError):  # what was still to be written to a dead worker
                     cast(IO[bytes], pipe).close()
-                except OSError:  # what was still to be written to a dead worker
-                    pass
             self.worker.wait()
             self.worker = None
 

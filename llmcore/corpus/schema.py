@@ -1,6 +1,7 @@
 """What a document is: the public contract of every Parquet file between ingest and split.
 
-Documents: one row each, zstd. Dropped: one row for each document that a stage removed, so that nothing disappears silently.
+Documents: one row each, zstd. Dropped: one row for each document that a stage removed, so that nothing disappears
+silently.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ REQUIRED = ("id", "text", "source", "licence")
 def document_id(source: str, content: bytes | str, url: str | None = None) -> str:
     """128 bits (32 hex digits) of where in its source a document lies (source name, path of its URL) and what it holds.
 
-    The path is part of it so that two pages with one text stay two documents, of which dedup can name each. The host and
-    port are not: the same site served elsewhere gives the same ids, and so the same tokens and models.
+    The path is part of it so that two pages with one text stay two documents, of which dedup can name each. The host
+    and port are not: the same site served elsewhere gives the same ids, and so the same tokens and models.
     """
     state = hashlib.sha256()
     for part in (source, _place(url)):
@@ -93,7 +94,7 @@ def dropped(
         pl.lit(stage).alias("stage"),
         reasons.cast(pl.String).alias("reason"),
         detail.cast(pl.String).alias("detail"),
-    ).cast(dict(DROPPED_SCHEMA))
+    ).cast(DROPPED_SCHEMA)
 
 
 def detail_json(**columns: pl.Expr | str | int | float) -> pl.Expr:

@@ -1,8 +1,8 @@
-"""A small web site on loopback: the bundled pages (or a folder's) over real HTTP, with robots.txt, sitemap and conditional requests.
+"""A small web site on loopback: the bundled pages (or a folder's) over real HTTP.
 
-What it answers to: ETag and Last-Modified on every page, 304 to If-None-Match and If-Modified-Since (RFC 9110), a robots.txt
-(RFC 9309) that forbids one part and sets a Crawl-delay, and a sitemap.xml. An overlay folder changes, adds or (by a line in its
-`removed.txt`) removes pages, so that a refresh has something to find.
+What it answers to: ETag and Last-Modified on every page, 304 to If-None-Match and If-Modified-Since (RFC 9110), a
+robots.txt (RFC 9309) that forbids one part and sets a Crawl-delay, and a sitemap.xml. An overlay folder changes, adds
+or (by a line in its `removed.txt`) removes pages, so that a refresh has something to find.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Page:
 class Site:
     """Serve `root` (a folder or a tar archive, possibly compressed) on http://host:port/ while the `with` block runs.
 
-    forbidden:   paths that robots.txt disallows, e.g. ("/en/developer/",); ignored where the root has a robots.txt of its own.
+    forbidden:   paths that robots.txt disallows, e.g. ("/en/developer/",), where the root has no robots.txt of its own.
     crawl_delay: seconds between two requests that robots.txt asks for.
     overlay:     folder whose files replace or add pages; the paths listed in its `removed.txt` answer 404.
     port:        0 = any free one. Raises LlmcoreError when it stays busy for `port_wait` seconds.

@@ -1,7 +1,8 @@
-"""The crawler's own process: `python -m llmcore.corpus.spider SPEC.json`, started by `crawl.py` (Scrapy's reactor cannot restart).
+"""The crawler's own process (Scrapy's reactor cannot restart): `python -m llmcore.corpus.spider SPEC.json`.
 
-It fetches level by level in URL order, so that a limit on pages cuts the same pages each time, and writes what it saw to
-`fetches.jsonl` and `bodies.bin` beside the specification. It ends when its standard input closes: it never outlives its parent.
+It fetches level by level in URL order, so that a limit on pages cuts the same pages each time, and writes what it saw
+to `fetches.jsonl` and `bodies.bin` beside the specification. It ends when its standard input closes: it never
+outlives its parent.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ refused_addresses: dict[str, str] = {}  # host:port -> the private address that 
 
 
 class PublicResolver:
-    """Name resolution that hands on public addresses only, so that what was checked is what is connected to (no DNS rebinding).
+    """Name resolution that hands on public addresses only: what was checked is what is connected to (no rebinding).
 
     `private_hosts` (host or host:port) are exempt. Redirects and IP literals pass through here as well.
     """
@@ -276,7 +277,9 @@ class Crawl(scrapy.Spider):
         """Allowed pages that the origin's sitemaps name; sitemap indexes are followed."""
         if origin not in self.robots:
             self.robots[origin] = await self.read_robots(origin)
-        waiting, read, found = self.robots[origin].sitemaps or [f"{origin}/sitemap.xml"], set(), set()
+        waiting = self.robots[origin].sitemaps or [f"{origin}/sitemap.xml"]
+        read: set[str] = set()
+        found: set[str] = set()
         while waiting and len(read) < 1000:
             url = clean_url(urljoin(origin, waiting.pop(0)))
             if url in read or not self.is_allowed(url):

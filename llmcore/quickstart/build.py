@@ -1,6 +1,7 @@
 """Make the bundled files again: `python -m llmcore.quickstart.build RAW [TARGET]`.
 
-RAW holds `sotu/*.json`, `site/httpd/<language>/**.html`, `benchmarks/*.jsonl` and `licences/*`. The same RAW gives the same bytes.
+RAW holds `sotu/*.json`, `site/httpd/<language>/**.html`, `benchmarks/*.jsonl` and `licences/*`. The same RAW gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -30,17 +31,22 @@ EXACT = 14  # pages of the archive that are on the site already, byte for byte
 NEAR = 14  # pages of the archive with a few sentences changed
 
 PII_TEXT = """
-<p>The mirror has been kept by a small group of volunteers since the first release of the server, and this page says how to reach
-them. Most questions are answered in the manual, so please read the chapter on your module before you write to anybody.</p>
-<p>If a page looks damaged, send a mail to jane.mirror@example.org or to webmaster+mirror@mirror.example.net and quote the address of
-the page. The person on duty will answer within two days. Please do not send passwords or private keys in such a message.</p>
-<p>In urgent cases you can also call the desk at +1 202-456-1414 between nine in the morning and five in the afternoon, or leave a
-message under (212) 736-5000 at any other time. Somebody will call you back as soon as the machine has been looked at.</p>
-<p>The master copy is served from 198.51.100.23 and the public resolver that we use is 8.8.8.8, while the second machine has the
-address 2001:db8:85a3::8a2e:370:7334 and is only used when the first one is down. Both are watched by a program that was written by
-one of the volunteers, and it sends a report every night.</p>
-<p>Gifts to the group are welcome. They are paid into the account GB82 WEST 1234 5698 7654 32, or by card: the test card number
-4111 1111 1111 1111 must never be used for a real payment. A receipt is sent to the address that you give us.</p>
+<p>The mirror has been kept by a small group of volunteers since the first release of the server, and this page says
+how to reach them. Most questions are answered in the manual, so please read the chapter on your module before you
+write to anybody.</p>
+<p>If a page looks damaged, send a mail to jane.mirror@example.org or to
+webmaster+mirror@mirror.example.net and quote the address of the page. The person on duty will answer within two days.
+Please do not send passwords or private keys in such a message.</p>
+<p>In urgent cases you can also call the desk at
++1 202-456-1414 between nine in the morning and five in the afternoon, or leave a message under (212) 736-5000 at any
+other time. Somebody will call you back as soon as the machine has been looked at.</p>
+<p>The master copy is served
+from 198.51.100.23 and the public resolver that we use is 8.8.8.8, while the second machine has the address
+2001:db8:85a3::8a2e:370:7334 and is only used when the first one is down. Both are watched by a program that was
+written by one of the volunteers, and it sends a report every night.</p>
+<p>Gifts to the group are welcome. They are
+paid into the account GB82 WEST 1234 5698 7654 32, or by card: the test card number 4111 1111 1111 1111 must never be
+used for a real payment. A receipt is sent to the address that you give us.</p>
 """
 
 
@@ -80,7 +86,7 @@ def site(folder: Path) -> bytes:
 
 
 def archive(raw: Path) -> bytes:
-    """A small WARC: copies and near-copies of the site's pages, and one page for each thing that later stages must find."""
+    """A small WARC: copies and near-copies of the site's pages, and a page for each thing later stages must find."""
     from warcio.statusandheaders import StatusAndHeaders
     from warcio.warcwriter import WARCWriter
 
@@ -134,18 +140,21 @@ def archived_pages(raw: Path) -> Iterator[tuple[str, bytes]]:
 
 def slightly_changed(page: bytes, number: int) -> bytes:
     """The page with one sentence more, before its last paragraph: a near-duplicate, not an exact one."""
-    before, mark, after = page.rpartition(b"<p>")
-    note = f"<p>This copy was checked by the volunteers of the mirror, who made {number} small remarks on it last year.</p>\n"
-    return before + note.encode() + mark + after
+    content, languages, rest = page.partition(b'<div class="bottomlang">')
+    before, mark, after = content.rpartition(b"<p>")
+    note = (
+        f"<p>This copy was checked by the mirror's volunteers, who made {number} small remarks on it last year.</p>\n"
+    )
+    return before + note.encode() + mark + after + languages + rest
 
 
 def questions(folder: Path) -> str:
-    """Benchmark questions word for word, as an article that no other filter objects to: the decontamination's canary."""
+    """Benchmark questions word for word, as an article that no other filter objects to: decontamination's canary."""
     lines = (folder / "gsm8k.jsonl").read_text("utf-8").splitlines()
     asked = [json.loads(line)["prompt"] for line in lines[:12]]
     intro = (
-        "These are questions that a teacher of this school has put to the class over the last years. Each of them can be "
-        "answered with a pencil and some patience, and none of them needs more than what was taught in the first term."
+        "These are questions that a teacher of this school has put to the class over the last years. Each of them can "
+        "be answered with a pencil and some patience, and none of them needs more than the first term taught."
     )
     return "\n".join(f"<p>{html.escape(text, quote=False)}</p>" for text in [intro, *asked])
 
@@ -154,7 +163,8 @@ def page_of(title: str, body: str) -> bytes:
     """A whole HTML page in the site's frame: navigation first, then the content."""
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><title>{title}</title></head><body id="manual-page">'
-        '<div id="page-header"><p class="menu"><a href="./index.html">Index</a> | <a href="./contact.html">Contact</a></p></div>'
+        '<div id="page-header"><p class="menu"><a href="./index.html">Index</a> | '
+        '<a href="./contact.html">Contact</a></p></div>'
         f'<div id="page-content"><h1>{title}</h1>\n{body}\n</div>'
         '<div id="footer"><p class="menu"><a href="./index.html">Index</a></p></div></body></html>\n'
     ).encode()
