@@ -38,7 +38,8 @@ class Losses:
 def sample(tokens: Files, budget: int, window: int, split: str = "validation") -> list[np.ndarray]:
     """About `budget` held-out tokens as pieces of documents, the first piece of every document before any second one.
 
-    window: the longest context of the model, which bounds a piece too. Documents come in the order of their ids, which are hashes: a fair draw that does not change from run to run.
+    window: the longest context of the model, which bounds a piece too. Documents come in the order of their ids, which
+    are hashes: a fair draw that does not change from run to run.
     Raises LlmcoreError if the split is empty.
     """
     longest = min(PIECE, window)

@@ -1,0 +1,201 @@
+"""Pictures for the report, drawn as SVG by hand: no font, script or file from elsewhere, the same bytes each time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import polars as pl
+
+WIDTH, HEIGHT = 720, 320
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 44
+POINTS = 400  # of the training loss that are drawn
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 148, 46, 22, 34
+
+
+def loss_curve(history: pl.DataFrame) -> str:
+    """Training loss (each step, and smoothed) and validation loss against tokens seen, in nats per token.
+
+    history: columns tokens, loss, validation_loss (null where none was measured). "" for an empty history.
+    """
+    measured = history.drop_nulls("loss").filter(pl.col("loss").is_finite())
+    if measured.height < 2:
+        return ""
+    held_out = history.drop_nulls("validation_loss").filter(pl.col("validation_loss").is_finite())
+    smooth = measured.select("tokens", pl.col("loss").ewm_mean(half_life=max(1.0, measured.height / 60)))
+    values = [*measured["loss"], *held_out["validation_loss"]]
+    low, high, y_ticks = _scale(min(values), max(values))
+    last = max(float(measured["tokens"].max() or 1), float(held_out["tokens"].max() or 1))  # type: ignore[arg-type]
+    _, _, x_ticks = _scale(0.0, last)
+
+    def x(tokens: float) -> float:
+        return LEFT + tokens / last * (WIDTH - LEFT - RIGHT)
+
+    def y(loss: float) -> float:
+        return TOP + (high - loss) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def line(frame: pl.DataFrame, column: str) -> str:
+        stride = -(-frame.height // POINTS)
+        thinned = frame.with_row_index().filter((pl.col("index") % stride == 0) | (pl.col("index") == frame.height - 1))
+        return " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in thinned.select("tokens", column).iter_rows())
+
+    parts = [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y_ticks]
+    parts += [f'<text class="tick" x="{LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{t:g}</text>' for t in y_ticks]
+    parts += [
+        f'<text class="tick" x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(t)}</text>'
+        for t in x_ticks
+        if t <= last
+    ]
+    parts += [
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">tokens seen</text>',
+        f'<text class="axis" transform="rotate(-90)" x="{-(TOP + HEIGHT - BOTTOM) / 2}" y="14" '
+        'text-anchor="middle">loss, nats per token</text>',
+        f'<polyline class="raw" points="{line(measured, "loss")}"/>',
+        f'<polyline class="train" points="{line(smooth, "loss")}"/>',
+    ]
+    if held_out.height:
+        parts.append(f'<polyline class="held" points="{line(held_out, "validation_loss")}"/>')
+        parts += [
+            f'<circle class="held" cx="{x(t):.1f}" cy="{y(v):.1f}" r="3.5">'
+            f"<title>{short(t)} tokens: {v:.4f}</title></circle>"
+            for t, v in held_out.select("tokens", "validation_loss").iter_rows()
+        ]
+    return _svg(WIDTH, HEIGHT, "Training and validation loss", parts)
+
+
+def lineage_graph(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, str]]) -> str:
+    """The chain of artifacts, sources on top: a box each (step, digest, rows), a line for each input.
+
+    Layered as Sugiyama et al. 1981: longest path gives the layer, long edges get a place in every layer that they
+    cross, and a few barycentre sweeps order the layers.
+    """
+    names = [str(node["id"]) for node in nodes] + ["published"]
+    pairs = sorted({(edge["from"], edge["to"]) for edge in edges if edge["from"] in names and edge["to"] in names})
+    layer = _layers(names, pairs)
+    layers: list[list[str]] = [[] for _ in range(max(layer.values()) + 1)]
+    for name in names:
+        layers[layer[name]].append(name)
+    routes, links = {}, []
+    for source, target in pairs:
+        stops = [source]
+        for level in range(layer[source] + 1, layer[target]):
+            stops.append(f"{source}>{target}>{level}")
+            layers[level].append(stops[-1])
+        routes[source, target] = [*stops, target]
+        links += list(zip(stops, [*stops[1:], target], strict=True))
+    _order(layers, links)
+
+    place, total = _places(layers, set(names))
+    height = len(layers) * (BOX_HEIGHT + GAP_Y) - GAP_Y + 4
+    parts = [_route([place[stop] for stop in stops], set(names), stops) for stops in routes.values()]
+    facts = {str(node["id"]): node for node in nodes}
+    parts += [_box(name, facts.get(name), *place[name]) for name in names]
+    return _svg(total, height, "Lineage of the model", parts)
+
+
+def short(number: float) -> str:
+    """1234567 -> "1.23M"."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def _svg(width: float, height: float, label: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img" '
+        f'aria-label="{escape(label)}">\n' + "\n".join(parts) + "\n</svg>"
+    )
+
+
+def _scale(low: float, high: float) -> tuple[float, float, list[float]]:
+    """Round ends and about five round ticks that hold the range."""
+    span = max(high - low, 1e-6)
+    step = 10 ** math.floor(math.log10(span / 5))
+    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if span / (step * factor) <= 6)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return first * step, last * step, [round(number * step, 10) for number in range(first, last + 1)]
+
+
+def _layers(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Layer of each name: one below its lowest input; what has no input sits just above what it feeds."""
+    parents: dict[str, list[str]] = {name: [] for name in names}
+    for source, target in pairs:
+        parents[target].append(source)
+    layer: dict[str, int] = {}
+    for name in names:  # inputs come before what they feed
+        layer[name] = max((layer[parent] + 1 for parent in parents[name] if parent in layer), default=0)
+    for name in names:
+        children = [layer[target] for source, target in pairs if source == name]
+        if not parents[name] and children:
+            layer[name] = min(children) - 1
+    return layer
+
+
+def _order(layers: list[list[str]], links: Sequence[tuple[str, str]]) -> None:
+    above: dict[str, list[str]] = {}
+    below: dict[str, list[str]] = {}
+    for upper, lower in links:
+        above.setdefault(lower, []).append(upper)
+        below.setdefault(upper, []).append(lower)
+    for sweep in range(8):
+        downward = sweep % 2 == 0
+        for level in range(1, len(layers)) if downward else range(len(layers) - 2, -1, -1):
+            fixed = layers[level - 1] if downward else layers[level + 1]
+            spots = {name: (number + 0.5) / len(fixed) for number, name in enumerate(fixed)}
+            neighbours = above if downward else below
+            current = {name: (number + 0.5) / len(layers[level]) for number, name in enumerate(layers[level])}
+
+            def centre(name: str, near: Mapping[str, list[str]] = neighbours, spots: Mapping[str, float] = spots,
+                       current: Mapping[str, float] = current) -> float:  # fmt: skip
+                found = [spots[other] for other in near.get(name, ())]
+                return sum(found) / len(found) if found else current[name]
+
+            layers[level].sort(key=centre)
+
+
+def _places(layers: Sequence[Sequence[str]], boxes: set[str]) -> tuple[dict[str, tuple[float, float]], float]:
+    """Centre of each place, each layer centred; a passing edge takes less room than a box."""
+    rooms = [[BOX_WIDTH if name in boxes else 18 for name in layer] for layer in layers]
+    widths = [sum(room) + GAP_X * (len(room) - 1) for room in rooms]
+    total = max(widths) + 4
+    place = {}
+    for level, (layer, room) in enumerate(zip(layers, rooms, strict=True)):
+        x = (total - widths[level]) / 2
+        for name, size in zip(layer, room, strict=True):
+            place[name] = (x + size / 2, 2 + level * (BOX_HEIGHT + GAP_Y) + BOX_HEIGHT / 2)
+            x += size + GAP_X
+    return place, total
+
+
+def _route(points: Sequence[tuple[float, float]], boxes: set[str], stops: Sequence[str]) -> str:
+    half = BOX_HEIGHT / 2
+    path = f"M{points[0][0]:.1f},{points[0][1] + half:.1f}"
+    for (x0, y0), (x1, y1), stop in zip(points, points[1:], stops[1:], strict=False):
+        start, end, bend = y0 + half, y1 - half, GAP_Y / 2
+        path += f" C{x0:.1f},{start + bend:.1f} {x1:.1f},{end - bend:.1f} {x1:.1f},{end:.1f}"
+        if stop not in boxes:
+            path += f" L{x1:.1f},{y1 + half:.1f}"
+    return f'<path class="edge" d="{path}"/>'
+
+
+def _box(name: str, node: Mapping[str, Any] | None, x: float, y: float) -> str:
+    if node is None:
+        title, detail, kind = "published model", "this folder", "box last"
+        hover = "the folder that this report describes"
+    else:
+        outputs = node["outputs"].values()
+        rows = sum(output["rows"] or 0 for output in outputs)
+        title, kind = str(node["step"]), "box"
+        detail = str(node["digest"])[:10] + (f" · {short(rows)} rows" if rows else "")
+        hover = f"{node['stage']} v{node['version']}\nkey {node['key']}\ndigest {node['digest']}"
+    title = title if len(title) <= 20 else title[:19] + "…"
+    left, top = x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2
+    return (
+        f'<g class="{kind}"><title>{escape(hover)}</title>'
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7"/>'
+        f'<text class="name" x="{x:.1f}" y="{y - 3:.1f}" text-anchor="middle">{escape(title)}</text>'
+        f'<text class="mono" x="{x:.1f}" y="{y + 13:.1f}" text-anchor="middle">{escape(detail)}</text></g>'
+    )

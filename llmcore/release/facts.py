@@ -1,0 +1,135 @@
+"""Everything that the model card and the report tell, gathered once from the artifacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from safetensors import safe_open
+
+from llmcore.artifacts.stage import Files
+from llmcore.release.funnel import Funnel, funnel
+from llmcore.release.lineage import graph
+
+# Models that the evaluation may hold, best known first, in the words of the card.
+CONTENDERS = {
+    "model": "this model",
+    "ngram_7": "byte 7-gram, interpolated",
+    "ngram_5": "byte 5-gram, interpolated",
+    "xz": "xz -9",
+    "gzip": "gzip -9",
+    "unigram": "token unigram",
+    "uniform": "uniform over the vocabulary",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Plain data. `scores`: {name, splits: {split: {value, low, high}}}, the model first, then the baselines."""
+
+    name: str
+    licence: str
+    description: str
+    config: Mapping[str, Any]
+    parameters: int
+    history: pl.DataFrame
+    scores: Sequence[Mapping[str, Any]]
+    samples: Sequence[Mapping[str, str]]
+    memorisation: Mapping[str, Any]
+    quantisation: Mapping[str, Any]
+    funnel: Funnel
+    nodes: Sequence[Mapping[str, Any]]
+    edges: Sequence[Mapping[str, str]]
+    gate: Mapping[str, Any]
+
+    def score(self, name: str, split: str = "test") -> Mapping[str, float] | None:
+        """Bits per byte of the model or a baseline on a split, with its interval."""
+        for row in self.scores:
+            if row["key"] == name:
+                found: Mapping[str, float] | None = row["splits"].get(split)
+                return found
+        return None
+
+
+def parameters(model: Path) -> int:
+    """Number of weights in a model folder."""
+    with safe_open(model / "model.safetensors", framework="np") as weights:
+        total = 0
+        for name in weights.keys():  # noqa: SIM118 - a handle is no mapping
+            size = 1
+            for length in weights.get_slice(name).get_shape():
+                size *= length
+            total += size
+    return total
+
+
+def read_json(files: Files, name: str) -> Any:
+    """A JSON file of an artifact, or {} where it has none."""
+    return json.loads(files.path(name).read_text(encoding="utf-8")) if name in set(files.names()) else {}
+
+
+def read_history(model: Files) -> pl.DataFrame:
+    """The loss by step that training left beside the model; an empty table where it left none."""
+    schema = {"step": pl.Int64, "tokens": pl.Int64, "loss": pl.Float64, "validation_loss": pl.Float64}
+    if "history.parquet" not in set(model.names()):
+        return pl.DataFrame(schema=schema)
+    return pl.read_parquet(model.path("history.parquet")).select(
+        pl.col(name).cast(kind) for name, kind in schema.items()
+    )
+
+
+def gather_facts(
+    inputs: Mapping[str, Files],
+    name: str,
+    licence: str,
+    description: str,
+    folder: Path,
+    manifests: Sequence[Mapping[str, Any]],
+    steps: Mapping[str, str],
+    gate: Mapping[str, Any],
+) -> Facts:
+    """Read it all. folder: the exported model. steps: role -> step it was made from. gate: what the gate saw."""
+    nodes, edges = graph(manifests, steps)
+    evaluation = read_json(inputs["evaluation"], "evaluation.json")
+    return Facts(
+        name=name,
+        licence=licence,
+        description=description,
+        config=json.loads((folder / "config.json").read_text()),
+        parameters=parameters(folder),
+        history=read_history(inputs["model"]),
+        scores=read_scores(evaluation),
+        samples=read_samples(read_json(inputs["evaluation"], "samples.json")),
+        memorisation=read_memorisation(read_json(inputs["evaluation"], "memorisation.json")),
+        quantisation=read_json(inputs["quantised"], "quantisation.json"),
+        funnel=funnel(manifests, inputs["history"]),
+        nodes=nodes,
+        edges=edges,
+        gate=gate,
+    )
+
+
+def read_scores(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The model and its baselines in the order of the card: {key, name, splits: {split: {value, low, high}}}."""
+    found: dict[str, dict[str, Any]] = {}
+    for split, entry in evaluation.get("splits", {}).items():
+        scores = {"model": entry["model"], **entry.get("baselines", {})}
+        for key, score in scores.items():
+            found.setdefault(key, {})[split] = {end: score.get(end) for end in ("value", "low", "high")}
+    order = list(CONTENDERS)
+    keys = sorted(found, key=lambda key: (order.index(key) if key in order else len(order), key))
+    return [{"key": key, "name": CONTENDERS.get(key, key), "splits": found[key]} for key in keys]
+
+
+def read_samples(samples: Any) -> list[dict[str, str]]:
+    """[{prompt, text}]"""
+    return [{"prompt": row["prompt"], "text": row["text"]} for row in samples or []]
+
+
+def read_memorisation(memorisation: Mapping[str, Any]) -> dict[str, Any]:
+    """{prefix, train, held_out} for the shortest prefix; {} where it was not measured."""
+    return dict(memorisation)

@@ -1,0 +1,238 @@
+"""A small model trained for a few seconds on real text, and the artifacts of a chain that might have led to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import polars as pl
+import torch
+from local_files import LocalFiles
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llmcore.corpus.schema import DOCUMENT_SCHEMA, document_id, dropped
+
+TEXTS: Sequence[str] = tuple(topics[name] for name in sorted(topics))  # Python's own manual: some 460 kB of English
+SPECIAL = ("<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|reserved_0|>")
+WINDOW = 128
+HOSTILE = '<script>alert("x")</script> | `rm` ](http://evil) &amp; \u202e'
+
+
+def train_tokenizer(folder: Path, vocabulary: int = 1024) -> Tokenizer:
+    """The kind of tokenizer that the chain makes: byte-level BPE with GPT-2's regex."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[0], "pad_token": SPECIAL[1]}
+    settings = {
+        **special,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": WINDOW,
+        "chat_template": "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    return tokenizer
+
+
+def token_table(tokenizer: Tokenizer, texts: Sequence[str]) -> pl.DataFrame:
+    """Rows as the stage tokenise writes them."""
+    ids = [[*encoding.ids, 0] for encoding in tokenizer.encode_batch(list(texts))]
+    return pl.DataFrame(
+        {
+            "id": [document_id("manual", text) for text in texts],
+            "source": "manual",
+            "tokens": pl.Series(ids, dtype=pl.List(pl.UInt16)),
+            "n_tokens": [len(row) for row in ids],
+            "n_bytes": [len(text.encode()) for text in texts],
+        }
+    )
+
+
+def train_model(folder: Path, tokenizer: Tokenizer, steps: int, **shape: int) -> pl.DataFrame:
+    """A Llama that has seen enough text to be sure of itself; returns the loss by step."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        **shape,
+    }
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            **sizes,
+            vocab_size=tokenizer.get_vocab_size(),
+            max_position_embeddings=WINDOW,
+            tie_word_embeddings=True,
+            rms_norm_eps=1e-5,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=1,
+        )
+    )
+    stream = torch.tensor([number for row in token_table(tokenizer, TEXTS)["tokens"] for number in row])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    rows = []
+    for step in range(steps):
+        starts = torch.randint(0, len(stream) - WINDOW, (8,))
+        batch = torch.stack([stream[start : start + WINDOW] for start in starts])
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        held_out = loss.item() + 0.1 if step % 20 == 0 else None
+        rows.append((step, (step + 1) * batch.numel(), loss.item(), held_out))
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink()
+    return pl.DataFrame(rows, schema=["step", "tokens", "loss", "validation_loss"], orient="row")
+
+
+class Chain:
+    """Artifacts in folders, and their manifests in chain order."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.manifests: list[dict[str, Any]] = []
+
+    def add(self, step: str, stage: str, inputs: Mapping[str, str], metrics: Mapping[str, Any] | None = None) -> None:
+        """Describe what lies in the step's folder."""
+        outputs = {}
+        for path in sorted(path for path in (self.root / step).rglob("*") if path.is_file()):
+            rows = pl.read_parquet(path).height if path.suffix == ".parquet" else None
+            blob = hashlib.sha256(path.read_bytes()).hexdigest()
+            outputs[str(path.relative_to(self.root / step))] = {
+                "blob": blob,
+                "bytes": path.stat().st_size,
+                "rows": rows,
+            }
+        by_step = {manifest["step"]: manifest for manifest in self.manifests}
+        sources = {
+            role: [{field: by_step[name][field] for field in ("step", "stage", "key", "digest")}]
+            for role, name in inputs.items()
+        }
+        digest = hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+        self.manifests.append(
+            {
+                "step": step,
+                "stage": stage,
+                "key": hashlib.sha256(f"{step}{digest}".encode()).hexdigest(),
+                "digest": digest,
+                "version": 1,
+                "params": {},
+                "inputs": sources,
+                "outputs": outputs,
+                "metrics": dict(metrics or {}),
+            }
+        )
+
+    def write(self, step: str, tables: Mapping[str, pl.DataFrame]) -> None:
+        for name, table in tables.items():
+            path = self.root / step / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            table.write_parquet(path)
+
+    def files(self, step: str = "") -> LocalFiles:
+        return LocalFiles(self.root / step)
+
+
+def document_chain(root: Path, tokenizer: Tokenizer) -> Chain:
+    """From a crawl and a data set to tokens; one source and one reason hold text that wants to be markup."""
+    chain = Chain(root)
+    shard = "g000-00-web-00000.parquet"
+    urls = [f"https://example.org/{number}" for number in range(40)]
+    outcomes = ["fetched"] * 40 + ["forbidden"] * 3
+    fetches = pl.DataFrame(
+        {
+            "url": [*urls, *(f"https://example.org/private/{n}" for n in range(3))],
+            "outcome": outcomes,
+            "reason": ["new"] * 40 + ["robots.txt"] * 3,
+        }
+    )
+    chain.write("crawl web", {"fetches/g000.parquet": fetches})
+    chain.add("crawl web", "crawl", {})
+
+    def documents(source: str, licence: str, texts: Sequence[str], addresses: Sequence[str | None]) -> pl.DataFrame:
+        return pl.DataFrame(
+            {
+                "id": [document_id(source, text) for text in texts],
+                "text": list(texts),
+                "source": source,
+                "url": list(addresses),
+                "licence": licence,
+                "fetched_at": None,
+                "lang": "en",
+                "lang_score": 0.99,
+                "metadata": "{}",
+            }
+        ).cast(dict(DOCUMENT_SCHEMA))
+
+    web = documents("web", "Apache-2.0", TEXTS[:40], urls)
+    own = documents(HOSTILE, "unknown", TEXTS[40:], [None] * len(TEXTS[40:]))
+    chain.write("ingest web", {f"kept/{shard}": web, f"dropped/{shard}": dropped(web.head(0), "ingest", "empty")})
+    chain.add("ingest web", "ingest", {"files": "crawl web"})
+    own_shard = "g000-01-own-00000.parquet"
+    chain.write("ingest own", {f"kept/{own_shard}": own})
+    chain.add("ingest own", "ingest", {})
+    kept = pl.concat([web, own])
+    for step, reason, count in (("clean", "empty", 0), ("dedup", "near duplicate", 5), ("quality", HOSTILE, 7)):
+        gone, kept = kept.head(count), kept.slice(count)
+        chain.write(step, {f"kept/{shard}": kept, f"dropped/{shard}": dropped(gone, step, reason)})
+        before = chain.manifests[-1]["step"]
+        inputs = {"documents": before}
+        if step == "clean":
+            inputs["more"] = "ingest web"
+        chain.add(step, step, inputs)
+    parts = kept.with_columns(
+        split=pl.when(pl.int_range(pl.len()) < 6)
+        .then(pl.lit("test"))
+        .when(pl.int_range(pl.len()) < 20)
+        .then(pl.lit("validation"))
+        .otherwise(pl.lit("train"))
+    )
+    chain.write("split", {f"kept/{shard}": parts})
+    chain.add("split", "split", {"documents": "quality"})
+    tables = {
+        f"{split}/{shard}": token_table(tokenizer, parts.filter(pl.col("split") == split)["text"].to_list())
+        for split in ("train", "validation", "test")
+    }
+    tokenizer.save(str(root / "tokenizer" / "tokenizer.json"))
+    chain.add("tokenizer", "tokenizer", {"documents": "split"})
+    chain.write("tokenise", tables)
+    chain.add("tokenise", "tokenise", {"documents": "split", "tokenizer": "tokenizer"})
+    return chain
+
+
+def evaluation(folder: Path) -> None:
+    """What the stage evaluate leaves, in its shape."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def score(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.03, "high": value + 0.04}
+
+    baselines = {"xz": 2.22, "ngram_5": 1.73, "ngram_7": 1.58, "unigram": 4.4, "uniform": 8.0}
+    splits = {
+        split: {"model": score(model), "baselines": {name: score(value) for name, value in baselines.items()}}
+        for split, model in (("validation", 1.52), ("test", 1.55))
+    }
+    (folder / "evaluation.json").write_text(json.dumps({"splits": splits}))
+    (folder / "samples.json").write_text(json.dumps([{"prompt": "The ", "text": f"state ``` of {HOSTILE}"}]))
+    (folder / "memorisation.json").write_text(json.dumps({"prefix": 32, "train": 0.01, "held_out": 0.002}))
