@@ -1,0 +1,1 @@
+"""Tokenizer training, tokenising, packing."""

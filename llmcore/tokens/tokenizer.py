@@ -1,0 +1,94 @@
+"""Train the tokenizer: byte-level BPE whose pre-tokenizer is exactly GPT-2's, a type that llama.cpp knows.
+
+Method: Sennrich et al. 2016 on bytes (Radford et al. 2019). It is learned from the train split of the first snapshot
+(g000) alone: refreshes append shards and keep it, because another vocabulary would retokenise everything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from pydantic import Field
+
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import Files, Run, Stage
+from llmcore.errors import LlmcoreError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = (END_OF_TEXT, "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>") + tuple(
+    f"<|reserved_{number}|>" for number in range(10)
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+class TokenizerParams(Params):
+    vocab_size: int = Field(4096, ge=512, le=1 << 20, description="tokens, the special ones and 256 bytes included")
+    min_frequency: int = Field(2, ge=1, description="a pair seen less often is not merged")
+
+
+def train_tokenizer(inputs: Mapping[str, Files], params: TokenizerParams, run: Run) -> dict[str, Any]:
+    """Learn the merges; writes tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+    Raises LlmcoreError if there is no training text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=params.vocab_size, min_frequency=params.min_frequency, special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+    )  # fmt: skip
+    counts = {"documents": 0, "bytes": 0}
+    tokenizer.train_from_iterator(_texts(inputs["documents"], counts), trainer)
+    if not counts["documents"]:
+        raise LlmcoreError("tokenizer: no document is in the train split; add text or lower split.validation and test")
+    tokenizer.save(str(run.out / "tokenizer.json"))
+    _write_config(run.out)
+    return {"vocab_size": tokenizer.get_vocab_size(), **counts}
+
+
+def load_tokenizer(files: Files) -> Tokenizer:
+    """The tokenizer of an artifact, in which no text is taken for a special token."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(files.path("tokenizer.json")))
+    tokenizer.encode_special_tokens = True  # text that spells "<|endoftext|>" is text
+    return tokenizer
+
+
+def _texts(documents: Files, counts: dict[str, int]) -> Iterator[str]:
+    for _, table in documents.tables("kept/"):
+        for text in table.filter(pl.col("split") == "train")["text"]:
+            counts["documents"] += 1
+            counts["bytes"] += len(text.encode())
+            yield text
+
+
+def _write_config(folder: Path) -> None:
+    named = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT, "pad_token": "<|pad|>"}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1 << 30,
+        "chat_template": CHAT_TEMPLATE,
+        **named,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "special_tokens_map.json").write_text(json.dumps(named, indent=2, sort_keys=True) + "\n")
+
+
+STAGE = Stage("tokenizer", version=1, params=TokenizerParams, function="llmcore.tokens.tokenizer:train_tokenizer")
