@@ -1,0 +1,39 @@
+"""A small real corpus and configuration, for tests that run the whole chain in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from llmcore.quickstart import bundled
+
+ADDRESSES = 40
+BYTES_EACH = 3000
+
+
+def small_config(folder: Path, name: str = "small", **changes: Any) -> Path:
+    """Write forty pieces of real addresses as text files, and a configuration for them; returns the latter's path."""
+    texts = folder / "texts"
+    texts.mkdir(parents=True, exist_ok=True)
+    for number, text in enumerate(pl.read_parquet(bundled("sotu.parquet"))["text"].head(ADDRESSES)):
+        (texts / f"{number:03d}.txt").write_text(text[:BYTES_EACH])
+    settings: dict[str, Any] = {
+        "name": name,
+        "store": f"file://{folder}/store",
+        "sources": [{"kind": "text", "name": "notes", "path": "texts", "licence": "CC0-1.0", "shard_bytes": 40_000}],
+        "language": {"languages": ["en"]},
+        "split": {"validation": 0.1, "test": 0.1},
+        "tokenizer": {"vocab_size": 600},
+        "pack": {"window": 64},
+        "train": TINY_TRAINING,
+        "quantise": {"tokens": 1000},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings | changes))
+    return path
+
+
+TINY_TRAINING: dict[str, Any] = {}

@@ -1,0 +1,137 @@
+"""What must survive: kill -9 at any moment, two runs at once, flipped bytes, a full disk. Real processes throughout."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmcore.artifacts.manifest import Manifest, manifests, resolve_ref
+from llmcore.artifacts.store import Store, blob_name, open_store, suffix_of
+from tests.small import small_config
+
+pytestmark = pytest.mark.slow
+LLMCORE = [sys.executable, "-m", "llmcore.cli"]
+
+
+def llmcore(*words: str, env: dict[str, str], check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*LLMCORE, *words], env=env, capture_output=True, text=True, timeout=500)
+    if check and done.returncode:
+        raise AssertionError(f"llmcore {' '.join(words)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def model_of(store: Store) -> Manifest:
+    (found,) = list(manifests(store, "train"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, prefect_server: dict[str, str]) -> Store:
+    """The store of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    llmcore("run", str(small_config(folder)), env=prefect_server)
+    return open_store(f"file://{folder}/store")
+
+
+def test_killed_ten_times_the_model_is_the_same(
+    tmp_path: Path, prefect_server: dict[str, str], undisturbed: Store
+) -> None:
+    config, moments = small_config(tmp_path), random.Random(20261121)
+    whole = 0.0
+    for attempt in range(10):
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [*LLMCORE, "run", str(config)], env=prefect_server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            # past the imports, so that the kill lands in the work
+            process.wait(moments.uniform(4.0, 14.0))
+            whole = time.monotonic() - started
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert attempt > 0, f"the first run ended in {whole:.0f} s, before any kill"
+    llmcore("run", str(config), env=prefect_server)
+    store = open_store(f"file://{tmp_path}/store")
+    assert model_of(store).digest == model_of(undisturbed).digest
+    llmcore("verify", "small", "--store", store.uri, env=prefect_server)
+
+
+def test_two_runs_at_once_end_well_with_the_same_digests(
+    tmp_path: Path, prefect_server: dict[str, str], undisturbed: Store
+) -> None:
+    config = small_config(tmp_path)
+    both = [
+        subprocess.Popen(
+            [*LLMCORE, "run", str(config)], env=prefect_server, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=500)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
+    last_lines = {output.strip().splitlines()[-1] for output in outputs}
+    assert len(last_lines) == 1
+    assert model_of(open_store(f"file://{tmp_path}/store")).digest == model_of(undisturbed).digest
+
+
+def test_verify_names_a_flipped_byte_in_any_blob(undisturbed: Store, prefect_server: dict[str, str]) -> None:
+    top = resolve_ref(undisturbed, "small")
+    blobs = {
+        blob_name(output.blob, suffix_of(name)): (manifest.step, output)
+        for manifest in manifests(undisturbed)
+        for name, output in manifest.outputs.items()
+        if output.bytes
+    }
+    for name in random.Random(7).sample(sorted(blobs), 4):
+        path = undisturbed.backend.local(name)
+        assert path is not None
+        data = path.read_bytes()
+        place = random.Random(name).randrange(len(data))
+        path.chmod(0o644)
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+        try:
+            done = llmcore("verify", top.key, "--store", undisturbed.uri, env=prefect_server, check=False)
+            assert done.returncode == 1
+            assert name in done.stderr
+        finally:
+            path.write_bytes(data)
+            path.chmod(0o444)
+    llmcore("verify", "small", "--store", undisturbed.uri, env=prefect_server)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_is_one_clear_line_and_leaves_the_store_intact(
+    tmp_path: Path, prefect_server: dict[str, str]
+) -> None:
+    small_disk = tmp_path / "disk"
+    small_disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(small_disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        config = small_config(tmp_path, store=f"file://{small_disk}/store")
+        done = llmcore("run", str(config), env=prefect_server, check=False)
+        assert done.returncode == 1
+        assert "no space left" in done.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in done.stderr.strip().splitlines()[-1]
+        subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+        llmcore("run", str(config), env=prefect_server)
+        llmcore("verify", "small", "--store", f"file://{small_disk}/store", env=prefect_server)
+    finally:
+        subprocess.run(["umount", "-l", str(small_disk)], check=False)
+
+
+def test_lineage_reaches_the_sources(undisturbed: Store, prefect_server: dict[str, str]) -> None:
+    done = llmcore("lineage", "small", "--json", "--store", undisturbed.uri, env=prefect_server)
+    nodes = json.loads(done.stdout)
+    assert nodes[0]["step"] == "collect notes"
+    assert nodes[-1]["step"] == "publish"
