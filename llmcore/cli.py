@@ -228,11 +228,16 @@ def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
 
 
 @app.command()
-def config() -> None:
-    """Print the quickstart's configuration, to start your own from."""
-    from llmcore.planning.config import quickstart_text
+def config(path: ConfigArgument = None, as_json: JsonOption = False) -> None:
+    """Print the quickstart's configuration, to start your own from; or check one, and print it whole as JSON."""
+    from llmcore.planning.config import load, quickstart_text
 
-    print(quickstart_text(), end="")
+    if as_json:
+        print(load(path).model_dump_json())
+    elif path is None:
+        print(quickstart_text(), end="")
+    else:
+        print(f"{path}: good, builds {load(path).name}")
 
 
 @app.command()
