@@ -28,7 +28,8 @@ def card(facts: Facts) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "md": markdown, "signed": signed, "number": number, "size": size, "interval": interval, "fenced": fenced, "yaml": json.dumps,
+        "md": markdown, "signed": signed, "number": number, "size": size, "interval": interval, "fenced": fenced,
+        "yaml": json.dumps,
         "basename": lambda name: str(name).rsplit("/", 1)[-1],
     }  # fmt: skip
     return environment.get_template("card.md.j2").render(**view(facts))

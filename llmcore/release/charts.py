@@ -77,19 +77,22 @@ def lineage_graph(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[st
     layers: list[list[str]] = [[] for _ in range(max(layer.values()) + 1)]
     for name in names:
         layers[layer[name]].append(name)
-    routes, links = {}, []
+    links: dict[tuple[str, str], None] = {}
     for source, target in pairs:
-        stops = [source]
+        stop = source
         for level in range(layer[source] + 1, layer[target]):
-            stops.append(f"{source}>{target}>{level}")
-            layers[level].append(stops[-1])
-        routes[source, target] = [*stops, target]
-        links += list(zip(stops, [*stops[1:], target], strict=True))
-    _order(layers, links)
+            passing = f"{source}>{level}"  # one place a layer, however many edges of this source pass through it
+            if passing not in layers[level]:
+                layers[level].append(passing)
+            links[stop, passing] = None
+            stop = passing
+        links[stop, target] = None
+    _order(layers, list(links))
 
-    place, total = _places(layers, set(names))
+    boxes = set(names)
+    place, total = _places(layers, boxes)
     height = len(layers) * (BOX_HEIGHT + GAP_Y) - GAP_Y + 4
-    parts = [_route([place[stop] for stop in stops], set(names), stops) for stops in routes.values()]
+    parts = [_link(place[upper], place[lower], passing=lower not in boxes) for upper, lower in links]
     facts = {str(node["id"]): node for node in nodes}
     parts += [_box(name, facts.get(name), *place[name]) for name in names]
     return _svg(total, height, "Lineage of the model", parts)
@@ -170,15 +173,12 @@ def _places(layers: Sequence[Sequence[str]], boxes: set[str]) -> tuple[dict[str,
     return place, total
 
 
-def _route(points: Sequence[tuple[float, float]], boxes: set[str], stops: Sequence[str]) -> str:
-    half = BOX_HEIGHT / 2
-    path = f"M{points[0][0]:.1f},{points[0][1] + half:.1f}"
-    for (x0, y0), (x1, y1), stop in zip(points, points[1:], stops[1:], strict=False):
-        start, end, bend = y0 + half, y1 - half, GAP_Y / 2
-        path += f" C{x0:.1f},{start + bend:.1f} {x1:.1f},{end - bend:.1f} {x1:.1f},{end:.1f}"
-        if stop not in boxes:
-            path += f" L{x1:.1f},{y1 + half:.1f}"
-    return f'<path class="edge" d="{path}"/>'
+def _link(upper: tuple[float, float], lower: tuple[float, float], passing: bool) -> str:
+    """From the foot of one place to the head of the next, and through it where an edge only passes."""
+    (x0, y0), (x1, y1), bend = upper, lower, GAP_Y / 2
+    start, end = y0 + BOX_HEIGHT / 2, y1 - BOX_HEIGHT / 2
+    path = f"M{x0:.1f},{start:.1f} C{x0:.1f},{start + bend:.1f} {x1:.1f},{end - bend:.1f} {x1:.1f},{end:.1f}"
+    return f'<path class="edge" d="{path}{f" V{end + BOX_HEIGHT:.1f}" if passing else ""}"/>'
 
 
 def _box(name: str, node: Mapping[str, Any] | None, x: float, y: float) -> str:
@@ -186,10 +186,10 @@ def _box(name: str, node: Mapping[str, Any] | None, x: float, y: float) -> str:
         title, detail, kind = "published model", "this folder", "box last"
         hover = "the folder that this report describes"
     else:
-        outputs = node["outputs"].values()
-        rows = sum(output["rows"] or 0 for output in outputs)
+        kept = [output["rows"] for name, output in node["outputs"].items() if name.startswith("kept/")]
+        size = short(sum(output["bytes"] for output in node["outputs"].values())) + "B"
         title, kind = str(node["step"]), "box"
-        detail = str(node["digest"])[:10] + (f" · {short(rows)} rows" if rows else "")
+        detail = f"{node['digest'][:10]} · " + (f"{short(sum(kept))} docs" if kept else size)
         hover = f"{node['stage']} v{node['version']}\nkey {node['key']}\ndigest {node['digest']}"
     title = title if len(title) <= 20 else title[:19] + "…"
     left, top = x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2
