@@ -54,8 +54,9 @@ def plan(
     from llmcore.planning.plan import plan_chain
 
     settings = _config(config, store)
-    rows = [row.plain() for row in plan_chain(open_store(settings.store), build(settings))]
-    cost = training_cost(settings)
+    opened = open_store(settings.store)
+    rows = [row.plain() for row in plan_chain(opened, build(settings))]
+    cost = training_cost(opened, settings)
     if as_json:
         _print_json({"steps": rows, "training": cost})
         return
