@@ -67,12 +67,12 @@ class Chain:
 
 
 def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = None,
-          previous: Mapping[str, ArtifactRef] | None = None, label: str = "first") -> Chain:
+          previous: Mapping[str, ArtifactRef] | None = None, label: str | None = None) -> Chain:
     """The chain that a configuration means.
 
     snapshot: crawl and collect artifacts to use instead of fetching (step name -> reference): an existing dataset.
     previous: crawl and collect artifacts to refresh: what is new or changed since is appended to them.
-    label:    names the snapshot of the outside world; it enters the crawl's key.
+    label:    names this snapshot of the outside world instead of the configuration; it enters the crawl's key.
     Raises UsageError if a source's files are missing.
     """
     chain = Chain(pinned=dict(snapshot or {}))
@@ -119,7 +119,8 @@ def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = N
     return chain
 
 
-def _fetch(chain: Chain, source: CrawlSource | FileSource, previous: Mapping[str, ArtifactRef], label: str) -> str:
+def _fetch(chain: Chain, source: CrawlSource | FileSource, previous: Mapping[str, ArtifactRef],
+           label: str | None) -> str:
     name = f"{'crawl' if isinstance(source, CrawlSource) else 'collect'} {source.name}"
     inputs = {}
     if name in previous:

@@ -53,14 +53,16 @@ class CrawlSource(CrawlParams):
     """A web site, crawled."""
 
     kind: Literal["crawl"] = "crawl"
+    serve_path: str | None = Field(None, description="folder of the site to serve, where serve is `folder`")
+    overlay: str | None = Field(None, description="folder of pages that replace or add to those of the served site")
     shard_bytes: int = Field(64 << 20, ge=1024, description="text in one shard, bytes")
 
-    def crawl_params(self, label: str) -> CrawlParams:
-        fields = self.model_dump(exclude={"kind", "shard_bytes"})
-        return CrawlParams(**(fields | {"snapshot": label}))
+    def crawl_params(self, label: str | None) -> CrawlParams:
+        fields = self.model_dump(exclude={"kind", "serve_path", "overlay", "shard_bytes"})
+        return CrawlParams(**(fields | ({"snapshot": label} if label else {})))
 
     def outside(self) -> dict[str, Any]:
-        return {}
+        return {name: value for name in ("serve_path", "overlay") if (value := getattr(self, name)) is not None}
 
     def ingest_params(self) -> IngestParams:
         return IngestParams(source=self.name, kind="warc", licence=self.licence, frame_bytes=self.shard_bytes)
