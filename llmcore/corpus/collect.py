@@ -75,7 +75,7 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
     for done, row in enumerate(wanted):
         name = str(row["name"])
         run.progress(done, len(wanted), name)
-        copy = run.scratch / "collecting" if bundled else raw / f"{generation}-{flat(name)}"
+        copy = run.scratch / "collecting" if bundled else raw / f"{generation}-{flat(name, params.kind)}"
         row["bytes"] = fetch(str(run.outside["paths"][name]), copy, str(row["sha256"]), name)
         if bundled:
             bundled.add(name, copy.read_bytes())
@@ -163,12 +163,14 @@ def fits(kind: str, name: str) -> bool:
     return stem.endswith(SUFFIXES[kind])
 
 
-def flat(name: str) -> str:
-    """A relative name as one file name; a digest keeps `a/b` and `a--b` apart, and odd characters out."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name.replace("/", "--"))
-    if plain == name:
-        return plain
-    return f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}-{plain[-100:]}"
+def flat(name: str, kind: str) -> str:
+    """A relative name as one file name whose part before the first dot is its own: `a.b.jsonl` and `a.c.jsonl` stay apart."""
+    stem, suffix = name.split(".", 1) if "." in name else (name, "")
+    canonical = {"warc": "warc.gz"}.get(kind, kind)
+    if suffix == canonical and re.fullmatch(r"[A-Za-z0-9_-]{1,80}", stem):
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)[-80:].strip('-')}-{digest}.{canonical}"
 
 
 def fetch(place: str, target: Path, digest: str, name: str) -> int:

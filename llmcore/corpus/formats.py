@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,13 +49,15 @@ def read_warc(path: Path, shard: str) -> Iterator[Candidate]:
     documents = (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.conversion, WarcRecordType.revisit)
     offset = -1
     try:
-        for record in ArchiveIterator(str(path), parse_http=False, fsspec_args=False):
-            offset = record.stream_pos
-            block = record.reader.read()
-            if len(block) != record.content_length:
-                raise OSError(f"{len(block)} of {record.content_length} bytes")
-            if record.record_type in documents:
-                yield _warc_candidate(record, block)
+        # an open file, because the iterator tells compression by the name when it is given one
+        with path.open("rb") as file:
+            for record in ArchiveIterator(file, parse_http=False):
+                offset = record.stream_pos
+                block = record.reader.read()
+                if len(block) != record.content_length:
+                    raise OSError(f"{len(block)} of {record.content_length} bytes")
+                if record.record_type in documents:
+                    yield _warc_candidate(record, block)
     except (OSError, ValueError) as error:
         where = f"after the record at offset {offset}" if offset >= 0 else "at its start"
         raise LlmcoreError(
@@ -111,18 +114,15 @@ def _check_warc_end(path: Path, offset: int, shard: str) -> None:
         try:
             rest = member.decompress(rest) + member.flush()
         except zlib.error:
-            rest = b"broken"
+            rest = b""
         if not member.eof or member.unused_data.strip(b"\0"):
-            raise LlmcoreError(
-                f"{shard}: damaged WARC after the record at offset {offset} (cut off); fetch the file again"
-            )
-    header, _, content = rest.partition(b"\r\n\r\n")
-    for line in header.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length" and value.strip().isdigit() and content[int(value) :].strip(b"\r\n\0"):
-            raise LlmcoreError(
-                f"{shard}: damaged WARC after the record at offset {offset} (cut off); fetch the file again"
-            )
+            rest = b""
+    elif not rest.startswith(b"WARC/"):
+        return  # zstd, lz4: the reader itself notices a cut there
+    header, end, content = rest.partition(b"\r\n\r\n")
+    length = re.search(rb"(?im)^content-length:\s*(\d+)", header)
+    if not end or not length or content[int(length[1]) :].strip(b"\r\n\0"):
+        raise LlmcoreError(f"{shard}: damaged WARC after the record at offset {offset} (cut off); fetch the file again")
 
 
 def read_jsonl(path: Path, shard: str, text: str, url: str | None, bad_line: str) -> Iterator[Candidate]:
