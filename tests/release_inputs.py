@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 import torch
-from local_files import LocalFiles
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmcore.corpus.schema import DOCUMENT_SCHEMA, document_id, dropped
+from llmcore.model import huggingface
+from llmcore.model.transformer import ModelConfig, Transformer
+from llmcore.release import publish, quantise
+from tests.local_files import LocalFiles, LocalRun
 
 TEXTS: Sequence[str] = tuple(topics[name] for name in sorted(topics))  # Python's own manual: some 460 kB of English
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|reserved_0|>")
@@ -66,43 +72,31 @@ def token_table(tokenizer: Tokenizer, texts: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def train_model(folder: Path, tokenizer: Tokenizer, steps: int, **shape: int) -> pl.DataFrame:
-    """A Llama that has seen enough text to be sure of itself; returns the loss by step."""
+def train_model(
+    folder: Path, tokenizer: Tokenizer, steps: int, width: int = 64, ffn_width: int = 160, tied: bool = True
+) -> pl.DataFrame:
+    """A model that has seen enough text to be sure of itself; returns the loss by step."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        **shape,
-    }
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            **sizes,
-            vocab_size=tokenizer.get_vocab_size(),
-            max_position_embeddings=WINDOW,
-            tie_word_embeddings=True,
-            rms_norm_eps=1e-5,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=1,
+    model = Transformer(
+        ModelConfig(
+            vocab_size=tokenizer.get_vocab_size(), width=width, layers=2, heads=4, kv_heads=2, ffn_width=ffn_width,
+            window=WINDOW, tied=tied,
         )
-    )
+    )  # fmt: skip
     stream = torch.tensor([number for row in token_table(tokenizer, TEXTS)["tokens"] for number in row])
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     rows = []
     for step in range(steps):
-        starts = torch.randint(0, len(stream) - WINDOW, (8,))
-        batch = torch.stack([stream[start : start + WINDOW] for start in starts])
-        loss = model(input_ids=batch, labels=batch).loss
+        starts = torch.randint(0, len(stream) - WINDOW - 1, (8,))
+        batch = torch.stack([stream[start : start + WINDOW + 1] for start in starts])
+        logits = model(batch[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
         held_out = loss.item() + 0.1 if step % 20 == 0 else None
-        rows.append((step, (step + 1) * batch.numel(), loss.item(), held_out))
-    model.save_pretrained(folder)
-    (folder / "generation_config.json").unlink()
+        rows.append((step, (step + 1) * 8 * WINDOW, loss.item(), held_out))
+    huggingface.save(model, folder)
     return pl.DataFrame(rows, schema=["step", "tokens", "loss", "validation_loss"], orient="row")
 
 
@@ -236,3 +230,48 @@ def evaluation(folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps({"splits": splits}))
     (folder / "samples.json").write_text(json.dumps([{"prompt": "The ", "text": f"state ``` of {HOSTILE}"}]))
     (folder / "memorisation.json").write_text(json.dumps({"prefix": 32, "train": 0.01, "held_out": 0.002}))
+
+
+@dataclass(frozen=True)
+class Release:
+    """A chain up to its published folder, made once for all tests of a process."""
+
+    chain: Chain
+    inputs: Mapping[str, LocalFiles]
+    quantised_metrics: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    folder: Path
+    keep: TemporaryDirectory[str]
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+
+@cache
+def release() -> Release:
+    """Train, quantise and publish; the folder goes when the process ends."""
+    keep = TemporaryDirectory(prefix="release-")
+    root = Path(keep.name)
+    tokenizer = train_tokenizer(root / "chain" / "tokenizer")
+    history = train_model(root / "chain" / "train", tokenizer, steps=30)
+    history.write_parquet(root / "chain" / "train" / "history.parquet")
+    chain = document_chain(root / "chain", tokenizer)
+    chain.write("pack", {"plan/train.parquet": pl.DataFrame({"window": [0]})})
+    chain.add("pack", "pack", {"tokens": "tokenise"})
+    chain.add("train", "train", {"tokens": "tokenise", "plan": "pack", "tokenizer": "tokenizer"})
+    judged = {"model": "train", "tokenizer": "tokenizer", "tokens": "tokenise"}
+
+    run = LocalRun(root / "quantise")
+    params = quantise.QuantiseParams(tokens=8_000)
+    quantised = quantise.STAGE.load()({role: chain.files(step) for role, step in judged.items()}, params, run)
+    shutil.copytree(run.out, root / "chain" / "quantise")
+    chain.add("quantise", "quantise", judged)
+    evaluation(root / "chain" / "evaluate")
+    chain.add("evaluate", "evaluate", {**judged, "documents": "split"})
+
+    steps = {"quantised": "quantise", "evaluation": "evaluate", "plan": "pack", "history": "", **judged}
+    inputs = {role: chain.files(step) for role, step in steps.items() if role != "tokens"}
+    run = LocalRun(root / "publish", manifests=chain.manifests)
+    params = publish.PublishParams(name="tiny", description="A model of Python's manual & <b>more</b>.")
+    metrics = publish.STAGE.load()(inputs, params, run)
+    return Release(chain, inputs, quantised, metrics, run.out, keep)
