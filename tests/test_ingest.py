@@ -30,9 +30,7 @@ from llmcore.quickstart import bundled
 from tests.local_files import LocalFiles, LocalRun
 
 
-def run_ingest(
-    raw: Path | pl.DataFrame, kind: str, shard: str = "g000-x", **params: Any
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def run_ingest(raw: Path, kind: str, shard: str = "g000-x", **params: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
     result = ingest(raw, IngestParams(source="test", kind=kind, **params), shard=shard)
     kept = result.outputs["kept"]
     assert not isinstance(kept, pl.DataFrame)
@@ -218,7 +216,7 @@ class TestJsonl:
 
 class TestTables:
     def test_the_bundled_addresses_come_with_what_is_known_of_them(self) -> None:
-        documents, drops = run_ingest(pl.read_parquet(bundled("sotu.parquet")), "parquet", licence="CC0-1.0")
+        documents, drops = run_ingest(bundled("sotu.parquet"), "parquet", licence="CC0-1.0")
         assert (len(documents), len(drops)) == (233, 0)
         assert documents["url"][0] == "sotu/1790-george-washington"
         assert json.loads(documents["metadata"][0]) == {
@@ -228,23 +226,51 @@ class TestTables:
     def test_frames_are_cut_by_size_and_by_rows(self) -> None:
         addresses = pl.read_parquet(bundled("sotu.parquet"))
         params = IngestParams(source="sotu", kind="parquet", frame_bytes=2_000_000)
-        frames = list(ingest(addresses, params).outputs["kept"])
+        frames = list(ingest(bundled("sotu.parquet"), params).outputs["kept"])
         assert all(frame["text"].str.len_bytes().sum() <= 2_000_000 for frame in frames) and len(frames) == 6
         assert pl.concat(frames)["text"].to_list() == addresses["text"].to_list()
-        by_rows = ingest(addresses, IngestParams(source="sotu", kind="parquet", frame_rows=100)).outputs["kept"]
+        by_rows = ingest(bundled("sotu.parquet"), IngestParams(source="sotu", kind="parquet", frame_rows=100)).outputs[
+            "kept"
+        ]
         assert [len(frame) for frame in by_rows] == [100, 100, 33]
 
-    def test_a_column_that_is_missing_or_no_text_is_named(self) -> None:
-        frame = pl.DataFrame({"text": [1], "body": ["x"]})
+    def test_a_column_that_is_missing_or_no_text_is_named(self, tmp_path: Path) -> None:
+        frame = tmp_path / "x"
+        pl.DataFrame({"text": [1], "body": ["x"]}).write_parquet(frame)
         with pytest.raises(UsageError, match="column 'text' holds Int64, not text"):
             run_ingest(frame, "parquet")
         with pytest.raises(UsageError, match=r"no column 'content'; .*there are: text, body"):
             run_ingest(frame, "parquet", text_column="content")
 
-    def test_rows_without_text_are_dropped_with_their_row(self) -> None:
-        documents, drops = run_ingest(pl.DataFrame({"text": ["a", None, " ", "a"]}), "parquet")
+    def test_rows_without_text_are_dropped_with_their_row(self, tmp_path: Path) -> None:
+        pl.DataFrame({"text": ["a", None, " ", "a"]}).write_parquet(tmp_path / "x")
+        documents, drops = run_ingest(tmp_path / "x", "parquet")
         assert documents["text"].to_list() == ["a"]
         assert drops["reason"].to_list() == ["no_text", "empty", "repeated"]
+
+    def test_columns_of_any_type_become_metadata(self, tmp_path: Path) -> None:
+        moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        columns = {
+            "text": pl.Series(["a", "b"], dtype=pl.Categorical),
+            "when": [moment, None],
+            "scores": [[0.5, float("nan")], []],
+            "nested": [{"deep": ["x"]}, {"deep": None}],
+            "picture": [b"\x00\xff", b""],
+        }
+        pl.DataFrame(columns).write_parquet(tmp_path / "x")
+        documents, _ = run_ingest(tmp_path / "x", "parquet")
+        first = json.loads(documents["metadata"][0])
+        assert documents["text"].to_list() == ["a", "b"] and set(first) == {"content_type", "when", "scores", "nested"}
+        assert first["nested"] == {"deep": ["x"]} and first["when"].startswith("2026-01-02")
+
+    def test_a_damaged_file_is_named_with_its_row(self, tmp_path: Path) -> None:
+        damaged = bytearray(bundled("sotu.parquet").read_bytes())
+        damaged[2000:2100] = bytes(100)
+        for content in (bytes(damaged), b"PAR1 and no more"):
+            (tmp_path / "x").write_bytes(content)
+            with pytest.raises(LlmcoreError, match=r"^g000-x: damaged Parquet file after row \d+") as caught:
+                run_ingest(tmp_path / "x", "parquet")
+            assert "\n" not in str(caught.value)
 
 
 class TestIdentity:
@@ -304,7 +330,7 @@ class TestCollect:
         run, metrics = self.run(folder, tmp_path / "run")
         assert metrics == {"files": 3, "new": 3, "changed": 0, "unchanged": 0, "gone": 0}
         (shard,) = LocalFiles(run.out).names("raw/")
-        documents, _ = run_ingest(pl.read_parquet(run.out / shard), "text")
+        documents, _ = run_ingest(run.out / shard, "text")
         assert documents.select("url", "text").rows() == [
             ("a.txt", "first"), ("sub/b.md", "second"), ("sub/c.txt.gz", "dritter Text, größer"),
         ]  # fmt: skip

@@ -164,7 +164,7 @@ def fits(kind: str, name: str) -> bool:
 
 
 def flat(name: str, kind: str) -> str:
-    """A relative name as one file name whose part before the first dot is its own: `a.b.jsonl` and `a.c.jsonl` stay apart."""
+    """A relative name as one file name that is unique up to its first dot: `a.b.jsonl` and `a.c.jsonl` stay apart."""
     stem, suffix = name.split(".", 1) if "." in name else (name, "")
     canonical = {"warc": "warc.gz"}.get(kind, kind)
     if suffix == canonical and re.fullmatch(r"[A-Za-z0-9_-]{1,80}", stem):

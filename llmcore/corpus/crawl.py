@@ -31,7 +31,7 @@ from pydantic import Field, field_validator
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.corpus.urls import clean_url, host_and_port
-from llmcore.errors import LlmcoreError
+from llmcore.errors import LlmcoreError, UsageError
 
 FETCH_SCHEMA = pl.Schema(
     {
@@ -77,8 +77,8 @@ class CrawlParams(Params):
     allow_private_hosts: tuple[str, ...] = Field(
         (), description="host[:port] that may be a private or loopback address"
     )
-    serve: Literal["quickstart"] | None = Field(
-        None, description="serve the bundled site at the first start URL meanwhile"
+    serve: Literal["quickstart", "folder"] | None = Field(
+        None, description="serve the bundled site (or a folder) at the first start URL"
     )
     snapshot: str = Field("first", description="label of this crawl: another label fetches again")
 
@@ -93,7 +93,7 @@ class CrawlParams(Params):
 
 
 def crawl(inputs: Mapping[str, Files], params: CrawlParams, run: Run) -> dict[str, Any]:
-    """Fetch one generation; `run.outside["overlay"]` may name a folder of pages that change the site served meanwhile.
+    """Fetch one generation; `run.outside` may hold `serve_path` and `overlay`, folders of the site served meanwhile.
 
     Returns pages (in the corpus so far), new, changed, unchanged, gone, forbidden, failed.
     Raises LlmcoreError for a start URL that cannot be fetched and for a crawl that yields no page.
@@ -164,14 +164,17 @@ def served(params: CrawlParams, outside: Mapping[str, Any]) -> Iterator[tuple[st
     from llmcore.corpus.site import Site
     from llmcore.quickstart import bundled
 
+    if params.serve == "folder" and "serve_path" not in outside:
+        raise UsageError("serve: 'folder' needs serve_path, the folder of the site to serve")
+    quickstart = params.serve == "quickstart"
     parts = urlsplit(params.start_urls[0])
     overlay = outside.get("overlay")
     site = Site(
-        bundled("site.tar.xz"),
+        bundled("site.tar.xz") if quickstart else Path(outside["serve_path"]),
         parts.port or 80,
         host=str(parts.hostname),
-        forbidden=QUICKSTART_FORBIDDEN,
-        crawl_delay=QUICKSTART_DELAY_SECONDS,
+        forbidden=QUICKSTART_FORBIDDEN if quickstart else (),
+        crawl_delay=QUICKSTART_DELAY_SECONDS if quickstart else None,
         overlay=Path(overlay) if overlay else None,
     )
     with site:

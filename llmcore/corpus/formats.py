@@ -12,7 +12,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,26 +154,38 @@ def read_jsonl(path: Path, shard: str, text: str, url: str | None, bad_line: str
             raise LlmcoreError(f"{shard}: damaged compressed file after line {number} ({error})") from error
 
 
-def read_table(frame: pl.DataFrame, shard: str, text: str, url: str | None) -> Iterator[Candidate]:
-    """One document a row; the other columns become metadata."""
-    if text not in frame.columns:
-        raise UsageError(
-            f"{shard}: there is no column {text!r}; name the text's column in text_column ({_names(frame.columns)})"
-        )
-    if frame.schema[text] != pl.String:
-        raise UsageError(
-            f"{shard}: column {text!r} holds {frame.schema[text]}, not text; name another one in text_column"
-        )
-    others = [name for name in frame.columns if name != text]
-    encoded = frame.select(text, (pl.struct(others).struct.json_encode() if others else pl.lit("{}")).alias(METADATA))
+def read_table(parts: Iterable[pl.DataFrame], shard: str, text: str, url: str | None) -> Iterator[Candidate]:
+    """One document a row; the other columns (but binary ones) become metadata."""
     row = 0
-    for part in encoded.iter_slices(ROWS_AT_ONCE):
-        for content, metadata in part.iter_rows():
+    for part in parts:
+        if text not in part.columns:
+            raise UsageError(
+                f"{shard}: there is no column {text!r}; name the text's column in text_column ({_names(part.columns)})"
+            )
+        if part.schema[text] not in (pl.String, pl.Categorical, pl.Enum):
+            raise UsageError(
+                f"{shard}: column {text!r} holds {part.schema[text]}, not text; name another one in text_column"
+            )
+        others = [name for name, dtype in part.schema.items() if name != text and dtype != pl.Binary]
+        fields = pl.struct(others).struct.json_encode() if others else pl.lit("{}")
+        for content, metadata in part.select(pl.col(text).cast(pl.String), fields.alias("\0fields")).iter_rows():
             yield row_candidate({**json.loads(metadata), text: content}, text, url, {"row": row})
             row += 1
 
 
-METADATA = "\0metadata"
+def parquet_parts(path: Path, shard: str) -> Iterator[pl.DataFrame]:
+    """A Parquet file a few thousand rows at a time. Raises LlmcoreError, naming the row, for a damaged one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS_AT_ONCE):
+            yield cast(pl.DataFrame, pl.from_arrow(batch))
+            row += len(batch)
+    except (OSError, pa.ArrowException) as error:
+        said = str(error).splitlines()[0]
+        raise LlmcoreError(f"{shard}: damaged Parquet file after row {row} ({said}); fetch the file again") from error
 
 
 def row_candidate(row: dict[str, Any], text: str, url: str | None, place: Mapping[str, Any]) -> Candidate:
@@ -186,9 +198,9 @@ def row_candidate(row: dict[str, Any], text: str, url: str | None, place: Mappin
     return Candidate(content, address if isinstance(address, str) else None, None, metadata)
 
 
-def read_files(contents: Iterator[tuple[str, bytes]], html: bool) -> Iterator[Candidate]:
-    """One document a file: (name, bytes), possibly compressed. The name is its URL."""
-    for name, content in contents:
+def read_bundle(parts: Iterable[pl.DataFrame], html: bool) -> Iterator[Candidate]:
+    """One document a file that collect bundled (name, content), possibly compressed. The name is its URL."""
+    for name, content in (row for part in parts for row in part.select("name", "content").iter_rows()):
         try:
             with unpacked(io.BytesIO(content)) as file:
                 content = file.read()

@@ -41,8 +41,8 @@ class IngestParams(Params):
     frame_rows: int = Field(50_000, ge=1, description="documents of one output shard at most")
 
 
-def ingest(raw: Path | pl.DataFrame, params: IngestParams, *, shard: str = "raw") -> ShardResult:
-    """Documents of one raw file (a Path, or a Parquet file's frame), in its order.
+def ingest(raw: Path, params: IngestParams, *, shard: str = "raw") -> ShardResult:
+    """Documents of one raw file, in its order.
 
     Kept comes in frames of about frame_bytes; a large file's frames wait on disk, so that memory holds one at a time.
     Raises LlmcoreError, in one line that names the shard and the place, for damage and for a file without any document.
@@ -65,36 +65,21 @@ def ingest(raw: Path | pl.DataFrame, params: IngestParams, *, shard: str = "raw"
     return ShardResult({"kept": frames.tables(), "dropped": drops}, numbers)
 
 
-def candidates(raw: Path | pl.DataFrame, params: IngestParams, shard: str) -> Iterator[Candidate]:
+def candidates(raw: Path, params: IngestParams, shard: str) -> Iterator[Candidate]:
     """What the raw file holds, by the kind that the configuration says: never guessed from a name."""
-    if params.kind in ("text", "html"):
-        yield from formats.read_files(_files(raw, shard), params.kind == "html")
-        return
-    if params.kind == "warc" and isinstance(raw, Path):
+    if params.kind == "warc":
         yield from formats.read_warc(raw, shard)
         return
-    if params.kind == "jsonl" and isinstance(raw, Path):
+    if params.kind in ("text", "html"):
+        yield from formats.read_bundle(formats.parquet_parts(raw, shard), params.kind == "html")
+        return
+    if params.kind == "jsonl":
         found = formats.read_jsonl(raw, shard, params.text_column, params.url_column, params.bad_line)
     else:
-        frame = _parquet(raw, shard) if isinstance(raw, Path) else raw
-        found = formats.read_table(frame, shard, params.text_column, params.url_column)
+        found = formats.read_table(formats.parquet_parts(raw, shard), shard, params.text_column, params.url_column)
     kind = {"content_type": "text/html" if params.html_column else "text/plain"}
     for candidate in found:
         yield Candidate(**{**vars(candidate), "metadata": {**candidate.metadata, **kind}})
-
-
-def _files(raw: Path | pl.DataFrame, shard: str) -> Iterator[tuple[str, bytes]]:
-    if isinstance(raw, Path):
-        yield re.sub(r"^(?:raw/)?g\d+-", "", shard), raw.read_bytes()
-    else:
-        yield from raw.select("name", "content").iter_rows()
-
-
-def _parquet(path: Path, shard: str) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise LlmcoreError(f"{shard}: damaged Parquet file ({str(error).splitlines()[0]})") from error
 
 
 class _Frames:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -37,7 +38,8 @@ class PageTexts:
 
     def __init__(self, timeout: float, main_content: bool, skip_elements: Sequence[str]) -> None:
         self.timeout = timeout
-        self.options = json.dumps({"main_content": main_content, "skip_elements": list(skip_elements)})
+        options = {"main_content": main_content, "skip_elements": list(skip_elements), "timeout": 2 * timeout + 5}
+        self.options = json.dumps(options)
         self.worker: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -101,19 +103,21 @@ class PageTexts:
 
 def work(options: dict[str, object]) -> None:
     """Answer pages from standard input on standard output until the input ends."""
-    pages, texts = sys.stdin.buffer, sys.stdout.buffer
+    pages, texts, seconds = sys.stdin.buffer, sys.stdout.buffer, cast(float, options.pop("timeout"))
     main_text("<p>ready</p>")
     texts.write(b"\1")
     texts.flush()
     while header := pages.read(LENGTH.size):
         (length,) = LENGTH.unpack(header)
         html = pages.read(length).decode()
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # ends even a hanging parser whose parent is gone
         try:
             text = main_text(html, **options).encode()  # type: ignore[arg-type]
             texts.write(LENGTH.pack(len(text)))
             texts.write(text)
         except Exception:
             texts.write(LENGTH.pack(-1))
+        signal.setitimer(signal.ITIMER_REAL, 0)
         texts.flush()
 
 
