@@ -37,7 +37,7 @@ def pipeline(config: PipelineConfig = quickstart(), until: str | None = None,  #
 
 
 def run(config: PipelineConfig, until: str | None, force: Sequence[str]) -> None:
-    """What `llmcore run` calls: the flow, with nothing started beforehand, then a summary whose last line is the model."""
+    """What `llmcore run` calls: the flow, with nothing started beforehand, then a summary that ends with the model."""
     done = pipeline(config, until, tuple(force))
     store = open_store(config.store)
     if "publish" not in done:
@@ -54,7 +54,8 @@ def run(config: PipelineConfig, until: str | None, force: Sequence[str]) -> None
 
 def _exported(store: Store, name: str, published: Manifest) -> Path:
     """The model as ordinary files beside the store (or in ~/.llmcore/models for a store on S3)."""
-    home = Path(store.uri.removeprefix("file://")).parent if store.uri.startswith("file://") else Path.home() / ".llmcore"
+    local = store.uri.startswith("file://")
+    home = Path(store.uri.removeprefix("file://")).parent if local else Path.home() / ".llmcore"
     folder = home / "models" / f"{name}-{published.digest[:12]}"
     if not folder.exists():
         export_files(store, published, folder)

@@ -57,7 +57,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check(value: Any, place: str) -> None:
-    if value is None or isinstance(value, (bool, str)) and type(value) in (bool, str):
+    if value is None or type(value) in (bool, str):
         return
     if type(value) is int:
         return

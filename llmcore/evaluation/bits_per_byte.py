@@ -1,8 +1,8 @@
 """Bits per byte of a model on documents: the measure that survives a change of tokenizer.
 
 Each document is scored alone, fed <|endoftext|> first, in windows that overlap by half, so that every token but a
-document's first ones has at least half a window of context. The <|endoftext|> that ends a document is not counted: it is no
-byte of the text.
+document's first ones has at least half a window of context. The <|endoftext|> that ends a document is not counted: it
+is no byte of the text.
 """
 
 from __future__ import annotations

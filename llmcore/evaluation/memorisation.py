@@ -1,7 +1,7 @@
 """Verbatim memorisation: how often greedy decoding goes on from a document's first words exactly as the document does.
 
-Method: Carlini et al. 2023, "Quantifying Memorization Across Neural Language Models": prefixes of PREFIX tokens, an exact
-match of the next CONTINUATION tokens, on trained and on held-out documents.
+Method: Carlini et al. 2023, "Quantifying Memorization Across Neural Language Models": prefixes of PREFIX tokens, an
+exact match of the next CONTINUATION tokens, on trained and on held-out documents.
 """
 
 from __future__ import annotations

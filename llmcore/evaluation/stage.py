@@ -1,4 +1,4 @@
-"""Evaluate: is it better than what costs nothing, does it generalise, does it repeat its training data, what does it write?
+"""Evaluate: is it better than what costs nothing, does it generalise, does it repeat what it read, what does it write?
 
 evaluation.json: {"splits": {"test" | "validation": {"documents", "bytes", "tokens", "perplexity",
     "model": {value, low, high}, "baselines": {"uniform" | "unigram" | "ngram_5" | "ngram_7" | "xz" | "xz_after_train":
@@ -34,7 +34,7 @@ class EvaluateParams(Params):
     temperature: float = Field(0.8, gt=0, description="of the samples")
     top_k: int = Field(50, ge=1, description="likeliest tokens a sample draws from")
     train_documents: int = Field(12, ge=0, description="trained documents scored, for the train/validation gap")
-    memorisation_prompts: int = Field(64, ge=1, description="places in trained and in held-out documents that are continued")
+    memorisation_prompts: int = Field(64, ge=1, description="places in trained, and in held-out, documents that are continued")
     threads: int = Field(2, ge=1, description="on a processor; their number fixes the order of sums")
     seed: int = Field(1, ge=0, description="of samples, places and bootstrap")
 
@@ -64,7 +64,8 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     for step, split in enumerate(("test", "validation", "train")):
         run.progress(step, 6, f"scoring {split}")
         tokens = inputs["tokens"].table(f"{split}/")
-        scored.append(_score(model, tokens.head(params.train_documents) if split == "train" else tokens, split, beginning))
+        chosen = tokens.head(params.train_documents) if split == "train" else tokens
+        scored.append(_score(model, chosen, split, beginning))
     documents = pl.concat(scored)
     documents.write_parquet(run.out / "documents.parquet", compression="zstd")
 
@@ -73,15 +74,13 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     _write(run, "evaluation.json", report)
     run.progress(4, 6, "memorisation")
     pieces = {split: inputs["tokens"].table(f"{split}/")["tokens"] for split in ("train", "validation", "test")}
+    trained = [np.asarray(t) for t in pieces["train"]]
     held_out = [np.asarray(t) for split in ("validation", "test") for t in pieces[split]]
-    rates = {
-        "prefix": memorisation.PREFIX,
-        "continuation": memorisation.CONTINUATION,
-        "train": memorisation.continuation_rate(
-            model, [np.asarray(t) for t in pieces["train"]], beginning, params.memorisation_prompts, params.seed
-        ),
-        "held_out": memorisation.continuation_rate(model, held_out, beginning, params.memorisation_prompts, params.seed),
-    }
+    rates: dict[str, Any] = {"prefix": memorisation.PREFIX, "continuation": memorisation.CONTINUATION}
+    for name, chosen in (("train", trained), ("held_out", held_out)):
+        rates[name] = memorisation.continuation_rate(
+            model, chosen, beginning, params.memorisation_prompts, params.seed
+        )
     _write(run, "memorisation.json", rates)
     run.progress(5, 6, "samples")
     written = samples.write_samples(

@@ -1,4 +1,4 @@
-"""The packing plan: which piece of which document sits where in which window. Nothing is discarded, nothing stands twice.
+"""The packing plan: which piece of which document sits where. Nothing is discarded, nothing stands twice.
 
 Method: best fit decreasing (Ding et al. 2024, "Fewer Truncations Improve Language Modeling"). A document longer than a
 window is cut into full windows and a rest; rests and whole short documents are packed best-fit. Each generation of

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
-SPECIAL_TOKENS = (END_OF_TEXT, "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>") + tuple(
-    f"<|reserved_{number}|>" for number in range(10)
-)
+SPECIAL_TOKENS = (
+    END_OF_TEXT, "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>",
+    *(f"<|reserved_{number}|>" for number in range(10)),
+)  # fmt: skip
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
