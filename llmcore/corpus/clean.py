@@ -2,11 +2,11 @@
 
 Methods: ftfy (Speer 2019) only where its own badness pattern matches, as it costs more than all the rest; Unicode NFC
 (UAX #15); control, zero-width and directional-override characters out; line rules in the manner of RefinedWeb's
-(Penedo et al. 2023, appendix G.2): whole lines that are menus, cookie banners or footers. Apart from ftfy, everything is a
-polars expression.
+(Penedo et al. 2023, appendix G.2): whole lines that are menus, cookie banners or footers. Apart from ftfy, everything
+is a polars expression.
 
-`clean(clean(x)) == clean(x)`: the expressions are idempotent in their order, and ftfy runs until nothing changes; a text on
-which it does not settle is left unmended.
+`clean(clean(x)) == clean(x)`: the expressions are idempotent in their order, and ftfy runs until nothing changes; a
+text on which it does not settle is left unmended.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class LanguageParams(Params):
 
 
 def language(documents: pl.DataFrame, params: LanguageParams) -> ShardResult:
-    """Fill `lang` and `lang_score`; drop with not_kept_language (another language) or low_score (unsure of a kept one)."""
+    """Fill `lang` and `lang_score`; drop with not_kept_language (another one) or low_score (unsure)."""
     labels, scores = identify(documents["text"], params.characters)
     labelled = documents.with_columns(lang=labels, lang_score=scores)
     wanted = pl.col("lang").is_in(params.languages) if params.languages else pl.col("lang").is_not_null()
@@ -49,7 +49,7 @@ def language(documents: pl.DataFrame, params: LanguageParams) -> ShardResult:
 
 
 def identify(texts: pl.Series, characters: int = 1000) -> tuple[pl.Series, pl.Series]:
-    """Label (String) and probability (Float32) of each text; (null, 0) for a text without a single non-blank character."""
+    """Label (String) and probability (Float32) of each text; (null, 0) for a text of nothing but blanks."""
     heads = texts.str.slice(0, characters).str.replace_all(r"\s+", " ").str.strip_chars()
     blank = heads == ""
     labels, scores = lid176().predict(heads.to_list()) if len(heads) else ([], [])
@@ -72,4 +72,6 @@ def lid176() -> Any:
     return fasttext.load_model(str(MODEL))
 
 
-STAGE = Stage("language", version=1, params=LanguageParams, function="llmcore.corpus.language:language", kind="per_shard")
+STAGE = Stage(
+    "language", version=1, params=LanguageParams, function="llmcore.corpus.language:language", kind="per_shard"
+)

@@ -1,0 +1,106 @@
+"""PII: find personal data with Presidio and put typed placeholders (`<EMAIL_ADDRESS>`) in its place.
+
+Method: Microsoft Presidio's recognisers: patterns with checksums and context words, and spaCy's named entities when PERSON,
+LOCATION, NRP or ORGANIZATION are asked for. Masking few findings and dropping documents with many is Dolma's policy
+(Soldaini et al. 2024); leaving addresses alone that nobody on the Internet can have (private, loopback, documentation) is
+datatrove's. How findings are made cheap and trustworthy: `llmcore/corpus/pii_analysis.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+from pydantic import Field, field_validator
+
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import ShardResult, Stage
+from llmcore.corpus.schema import detail_json, dropped
+
+PATTERN_ENTITIES = {  # entity -> Presidio's recogniser
+    "EMAIL_ADDRESS": "EmailRecognizer",
+    "PHONE_NUMBER": "PhoneRecognizer",
+    "CREDIT_CARD": "CreditCardRecognizer",
+    "IBAN_CODE": "IbanRecognizer",
+    "US_SSN": "UsSsnRecognizer",
+    "IP_ADDRESS": "IpRecognizer",
+    "MAC_ADDRESS": "MacAddressRecognizer",
+    "CRYPTO": "CryptoRecognizer",
+    "URL": "UrlRecognizer",
+    "US_ITIN": "UsItinRecognizer",
+    "US_PASSPORT": "UsPassportRecognizer",
+    "UK_NHS": "NhsRecognizer",
+    "UK_NINO": "UkNinoRecognizer",
+    "ES_NIF": "EsNifRecognizer",
+    "IT_FISCAL_CODE": "ItFiscalCodeRecognizer",
+    "IN_AADHAAR": "InAadhaarRecognizer",
+    "PL_PESEL": "PlPeselRecognizer",
+}
+NAMED_ENTITIES = ("PERSON", "LOCATION", "NRP", "ORGANIZATION")
+
+
+class PiiParams(Params):
+    """What is looked for, and what happens then."""
+
+    entities: tuple[str, ...] = Field(
+        ("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "IP_ADDRESS"),
+        description="Presidio's entities; with one of PERSON, LOCATION, NRP, ORGANIZATION a language model reads all text",
+    )
+    min_score: float = Field(
+        0.4, ge=0, le=1, description="least confidence of a finding; 0.4 is Presidio's for a valid phone number"
+    )
+    max_findings: int | None = Field(None, ge=0, description="a document with more is dropped (Dolma: 5); null: never")
+    mask_private_addresses: bool = Field(False, description="mask IP addresses that no host on the Internet can have too")
+    chunk_characters: int = Field(2000, ge=200, description="documents are cut at lines and sentences into such pieces")
+
+    @field_validator("entities")
+    @classmethod
+    def _known(cls, entities: tuple[str, ...]) -> tuple[str, ...]:
+        for entity in entities:
+            if entity not in PATTERN_ENTITIES and entity not in NAMED_ENTITIES:
+                raise ValueError(f"unknown entity {entity!r}; there are {', '.join((*PATTERN_ENTITIES, *NAMED_ENTITIES))}")
+        return tuple(sorted(set(entities)))
+
+
+def scrub(documents: pl.DataFrame, params: PiiParams) -> ShardResult:
+    """Mask the findings in each text; with `max_findings` set, drop documents that hold more. Metrics: masks by entity."""
+    from llmcore.corpus.pii_analysis import Analysis, candidates
+
+    texts = documents["text"]
+    rows = candidates(texts, params.entities)
+    analysis = Analysis.of(params)
+    masked: list[str] = []
+    counts: list[int] = []
+    total: Counter[str] = Counter()
+    for text in texts.gather(rows):
+        findings = analysis.findings(text)
+        masked.append(mask(text, [(finding.start, finding.end, finding.entity) for finding in findings]))
+        counts.append(len(findings))
+        if params.max_findings is None or len(findings) <= params.max_findings:
+            total.update(finding.entity for finding in findings)
+    none = pl.repeat(0, len(texts), dtype=pl.Int64, eager=True)
+    scrubbed = documents.with_columns(
+        text=texts.scatter(rows, pl.Series(masked, dtype=pl.String)) if len(rows) else texts,
+        findings=none.scatter(rows, pl.Series(counts, dtype=pl.Int64)) if len(rows) else none,
+    )
+    over = pl.lit(False) if params.max_findings is None else pl.col("findings") > params.max_findings
+    out = scrubbed.filter(over)
+    detail = detail_json(rule="max_findings", value=pl.col("findings"), threshold=params.max_findings or 0)
+    kept = scrubbed.filter(~over)
+    metrics = {"documents_masked": int((kept["findings"] > 0).sum()), **{name: total[name] for name in sorted(total)}}
+    return ShardResult(
+        {"kept": kept.drop("findings"), "dropped": dropped(out, "pii", "max_findings", detail)}, metrics
+    )
+
+
+def mask(text: str, spans: list[tuple[int, int, str]]) -> str:
+    """The text with each (start, end, entity) replaced by `<entity>`; spans must not overlap."""
+    parts: list[str] = []
+    end = 0
+    for start, stop, entity in sorted(spans):
+        parts += [text[end:start], f"<{entity}>"]
+        end = stop
+    return "".join((*parts, text[end:]))
+
+
+STAGE = Stage("pii", version=1, params=PiiParams, function="llmcore.corpus.pii:scrub", kind="per_shard")
