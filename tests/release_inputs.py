@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,6 +73,17 @@ def token_table(tokenizer: Tokenizer, texts: Sequence[str]) -> pl.DataFrame:
     )
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small products are faster without waiting for a second thread, on a busy machine by far."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def train_model(
     folder: Path, tokenizer: Tokenizer, steps: int, width: int = 64, ffn_width: int = 160, tied: bool = True
 ) -> pl.DataFrame:
@@ -86,16 +98,17 @@ def train_model(
     stream = torch.tensor([number for row in token_table(tokenizer, TEXTS)["tokens"] for number in row])
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     rows = []
-    for step in range(steps):
-        starts = torch.randint(0, len(stream) - WINDOW - 1, (8,))
-        batch = torch.stack([stream[start : start + WINDOW + 1] for start in starts])
-        logits = model(batch[:, :-1])
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        held_out = loss.item() + 0.1 if step % 20 == 0 else None
-        rows.append((step, (step + 1) * 8 * WINDOW, loss.item(), held_out))
+    with one_thread():
+        for step in range(steps):
+            starts = torch.randint(0, len(stream) - WINDOW - 1, (8,))
+            batch = torch.stack([stream[start : start + WINDOW + 1] for start in starts])
+            logits = model(batch[:, :-1])
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            held_out = loss.item() + 0.1 if step % 10 == 0 else None
+            rows.append((step, (step + 1) * 8 * WINDOW, loss.item(), held_out))
     huggingface.save(model, folder)
     return pl.DataFrame(rows, schema=["step", "tokens", "loss", "validation_loss"], orient="row")
 
@@ -222,14 +235,17 @@ def evaluation(folder: Path) -> None:
     def score(value: float) -> dict[str, float]:
         return {"value": value, "low": value - 0.03, "high": value + 0.04}
 
-    baselines = {"xz": 2.22, "ngram_5": 1.73, "ngram_7": 1.58, "unigram": 4.4, "uniform": 8.0}
+    baselines = {"uniform": {"value": 8.0}, "xz": {"value": 2.22}, "unigram": score(4.4)}
+    baselines |= {"ngram_5": score(1.73), "ngram_7": score(1.58), "xz_after_train": {"value": 2.01}}
     splits = {
-        split: {"model": score(model), "baselines": {name: score(value) for name, value in baselines.items()}}
-        for split, model in (("validation", 1.52), ("test", 1.55))
-    }
-    (folder / "evaluation.json").write_text(json.dumps({"splits": splits}))
+        split: {"documents": 6, "bytes": 3200, "tokens": 1160, "perplexity": 20.5, "model": score(model),
+                "baselines": baselines, "sources": {"web": score(model), HOSTILE: score(model)}}
+        for split, model in (("test", 1.55), ("validation", 1.52))
+    }  # fmt: skip
+    (folder / "evaluation.json").write_text(json.dumps({"splits": splits, "gap": {"train": 1.41, "validation": 1.52}}))
     (folder / "samples.json").write_text(json.dumps([{"prompt": "The ", "text": f"state ``` of {HOSTILE}"}]))
-    (folder / "memorisation.json").write_text(json.dumps({"prefix": 32, "train": 0.01, "held_out": 0.002}))
+    rates = {"prefix": 32, "continuation": 32, "train": {"rate": 0.01}, "held_out": {"rate": 0.002}}
+    (folder / "memorisation.json").write_text(json.dumps(rates))
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ CONTENDERS = {
     "ngram_7": "byte 7-gram, interpolated",
     "ngram_5": "byte 5-gram, interpolated",
     "xz": "xz -9",
-    "gzip": "gzip -9",
-    "unigram": "token unigram",
-    "uniform": "uniform over the vocabulary",
+    "xz_after_train": "xz -9, having read the training split",
+    "unigram": "byte unigram",
+    "uniform": "uniform over bytes",
 }
 
 
@@ -131,5 +131,8 @@ def read_samples(samples: Any) -> list[dict[str, str]]:
 
 
 def read_memorisation(memorisation: Mapping[str, Any]) -> dict[str, Any]:
-    """{prefix, train, held_out} for the shortest prefix; {} where it was not measured."""
-    return dict(memorisation)
+    """{prefix, continuation, train, held_out}, the last two as rates; {} where it was not measured."""
+    if not memorisation:
+        return {}
+    rates = {split: memorisation[split]["rate"] for split in ("train", "held_out")}
+    return {"prefix": memorisation["prefix"], "continuation": memorisation["continuation"], **rates}

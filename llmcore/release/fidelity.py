@@ -38,29 +38,34 @@ class Losses:
 def sample(tokens: Files, budget: int, window: int, split: str = "validation") -> list[np.ndarray]:
     """About `budget` held-out tokens as pieces of documents, the first piece of every document before any second one.
 
-    window: the longest context of the model, which bounds a piece too. Documents come in the order of their ids, which
-    are hashes: a fair draw that does not change from run to run.
+    A piece starts with the token that comes before it and is not itself counted: <|endoftext|> (with which a document's
+    own tokens end) before a document's first, as in training. window: the longest context of the model, which bounds a
+    piece too. Documents come in the order of their ids, which are hashes: a fair draw that is the same in each run.
     Raises LlmcoreError if the split is empty.
     """
     longest = min(PIECE, window)
-    starts = pl.int_ranges(0, pl.col("n_tokens").cast(pl.Int64) - 1, longest).alias("start")
+    length = pl.col("n_tokens").cast(pl.Int64) - 1  # without the end of text, which stands for no bytes
     documents = [table.select("id", "n_tokens", "tokens") for _, table in tokens.tables(f"{split}/")]
+    if not documents:
+        raise LlmcoreError(f"{split}/: no held-out tokens to measure on; enlarge split.{split} or add documents")
+    row, start, size = pl.col("tokens"), pl.col("start"), pl.col("size")
     pieces = (
         pl.concat(documents)
-        .filter(pl.col("n_tokens") > 1)
-        .with_columns(starts)
+        .filter(length > 0)
+        .with_columns(pl.int_ranges(0, length, longest).alias("start"))
         .explode("start")
         .sort("start", "id")
-        .with_columns(size=pl.min_horizontal(pl.col("n_tokens").cast(pl.Int64) - pl.col("start"), longest))
-        .filter(pl.col("size").cum_sum() - pl.col("size") < budget)
-        .select(pl.col("tokens").list.slice(pl.col("start"), pl.col("size")))
-        if documents
-        else pl.DataFrame({"tokens": []})
+        .with_columns(pl.min_horizontal(length - start, longest).alias("size"))
+        .filter(size.cum_sum() - size < budget)
+        .select(
+            pl.when(start == 0)
+            .then(pl.concat_list(row.list.last(), row.list.head(size)))
+            .otherwise(row.list.slice(pl.max_horizontal(start - 1, 0), size + 1))
+        )
     )
-    chosen = [piece.to_numpy().astype(np.int64) for piece in pieces["tokens"]]
-    if not chosen:
-        raise LlmcoreError(f"{split}/: no held-out tokens to measure on; enlarge split.validation or add documents")
-    return chosen
+    if not pieces.height:
+        raise LlmcoreError(f"{split}/: no held-out tokens to measure on; enlarge split.{split} or add documents")
+    return [piece.to_numpy().astype(np.int64) for piece in pieces.to_series()]
 
 
 def measure(
@@ -72,7 +77,8 @@ def measure(
 ) -> Losses:
     """Compare model folders with the full one, batch by batch, so that no logits are kept.
 
-    full, quantised: folders in Hugging Face form. pieces: token ids, one-dimensional. tokenizer: tokenizer.json.
+    full, quantised: folders in Hugging Face form. pieces: token ids, one-dimensional, the first only context.
+    tokenizer: tokenizer.json.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reference = huggingface.load(full).to(device).float().eval()

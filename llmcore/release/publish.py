@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from llmcore.artifacts.stage import Files, Params, Run, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.release.quantise import MODEL_FILES, TOKENIZER_FILES, gather
 
 BUNDLED_LICENCES = ("Apache-2.0", "CC0-1.0")

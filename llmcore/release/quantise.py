@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from llmcore.artifacts.stage import Files, Params, Run, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import Files, Run, Stage
 
 Format = Literal["f16", "q8_0", "q4_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k"]
 MODEL_FILES = ("config.json", "model.safetensors")
