@@ -273,6 +273,13 @@ class TestLimits:
             run_crawl(tmp_path, params)
         assert "\n" not in str(caught.value)
 
+    def test_a_start_url_that_leads_elsewhere_says_where(self, tmp_path: Path) -> None:
+        with (
+            routes({"/": (301, {"Location": "http://www.example/"}, b"")}) as (url, host),
+            pytest.raises(LlmcoreError, match=r"it redirects to http://www.example/; name that host in allowed_hosts"),
+        ):
+            run_crawl(tmp_path, CrawlParams(start_urls=(url,), allow_private_hosts=(host,), sitemap=False))
+
     def test_a_busy_port_is_one_clear_line(self, pages: Path) -> None:
         with (
             Site(pages) as site,

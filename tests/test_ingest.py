@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from warcio.warcwriter import WARCWriter
 
 from llmcore.artifacts.keys import file_digest
 from llmcore.corpus import collect as collecting
+from llmcore.corpus import formats
 from llmcore.corpus.collect import CollectParams, collect, flat, scan
 from llmcore.corpus.formats import decode
 from llmcore.corpus.ingest import IngestParams, ingest, sound_text
@@ -150,6 +152,32 @@ class TestWarc:
         )
         (tmp_path / "x").write_bytes(out.getvalue())
         assert run_ingest(tmp_path / "x", "warc")[0]["text"].to_list() == ["<p>packed</p>"]
+
+    def test_vast_records_and_bombs_are_refused_unread(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        large = os.urandom(3_000_000).hex().encode()
+        (tmp_path / "x").write_bytes(
+            write_warc(
+                [("http://h/a", "200 OK", "text/plain", large), ("http://h/b", "200 OK", "text/plain", b"small")]
+            )
+        )
+        assert run_ingest(tmp_path / "x", "warc")[0]["text"].to_list() == [large.decode(), "small"]
+        monkeypatch.setattr(formats, "RECORD_BYTES", 5_000_000)
+        documents, drops = run_ingest(tmp_path / "x", "warc")
+        assert documents["text"].to_list() == ["small"]
+        assert json.loads(drops["detail"][0])["threshold"] == 5_000_000
+
+        headers = [("Content-Type", "text/html"), ("Content-Encoding", "gzip")]
+        out = io.BytesIO()
+        WARCWriter(out, gzip=True).write_record(
+            WARCWriter(io.BytesIO()).create_warc_record(
+                "http://h/bomb",
+                "response",
+                payload=io.BytesIO(gzip.compress(bytes(6_000_000))),
+                http_headers=StatusAndHeaders("200 OK", headers, protocol="HTTP/1.1"),
+            )
+        )
+        (tmp_path / "x").write_bytes(out.getvalue())
+        assert run_ingest(tmp_path / "x", "warc", shard="g001")[1]["reason"].to_list() == ["too_large"]
 
 
 class TestJsonl:

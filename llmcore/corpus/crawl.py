@@ -239,6 +239,8 @@ def check_start_urls(params: CrawlParams, fetches: list[dict[str, Any]], refresh
         row = outcomes.get(clean_url(url))
         if row is None or row["outcome"] in ("failed", "too_large", "off_host", "forbidden"):
             reason = row["reason"] if row else "it was not asked for"
+            if row and row["outcome"] == "off_host":
+                reason = f"it redirects to {reason}; name that host in allowed_hosts, or start there"
             raise LlmcoreError(f"start_urls: {url} cannot be crawled: {reason}")
 
 

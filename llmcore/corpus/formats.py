@@ -24,6 +24,7 @@ from llmcore.errors import LlmcoreError, UsageError
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 ROWS_AT_ONCE = 4096
+RECORD_BYTES = 64 * 1024 * 1024  # a larger WARC record (a video, a bomb) is refused unread
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,13 @@ def read_warc(path: Path, shard: str) -> Iterator[Candidate]:
         with path.open("rb") as file:
             for record in ArchiveIterator(file, parse_http=False):
                 offset = record.stream_pos
-                block = record.reader.read()
-                if len(block) != record.content_length:
-                    raise OSError(f"{len(block)} of {record.content_length} bytes")
+                vast = record.content_length > RECORD_BYTES
+                block = b"" if vast else record.reader.read()
+                found = record.reader.consume() if vast else len(block)
+                if found != record.content_length:
+                    raise OSError(f"{found} of {record.content_length} bytes")
                 if record.record_type in documents:
-                    yield _warc_candidate(record, block)
+                    yield _warc_candidate(record, block, found)
     except (OSError, ValueError) as error:
         where = f"after the record at offset {offset}" if offset >= 0 else "at its start"
         raise LlmcoreError(
@@ -67,7 +70,7 @@ def read_warc(path: Path, shard: str) -> Iterator[Candidate]:
         _check_warc_end(path, offset, shard)
 
 
-def _warc_candidate(record: Any, block: bytes) -> Candidate:
+def _warc_candidate(record: Any, block: bytes, size: int) -> Candidate:
     from fastwarc.warc import WarcRecordType
 
     url = record.headers.get("WARC-Target-URI")
@@ -77,11 +80,15 @@ def _warc_candidate(record: Any, block: bytes) -> Candidate:
         return Candidate(
             "", **facts, refused="revisit", detail={"refers_to": record.headers.get("WARC-Refers-To-Target-URI")}
         )
+    if size > RECORD_BYTES:
+        return Candidate("", **facts, refused="too_large", detail={"value": size, "threshold": RECORD_BYTES})
     content_type, charset, body = record.headers.get("Content-Type") or "", None, block
     if record.is_http and record.record_type == WarcRecordType.response:
         record.set_bytes_content(block)
         record.parse_http(auto_decode="all")
-        body = record.reader.read()
+        body = record.reader.read(RECORD_BYTES + 1)
+        if len(body) > RECORD_BYTES:  # a compressed body may be much larger than its record
+            return Candidate("", **facts, refused="too_large", detail={"threshold": RECORD_BYTES})
         status = record.http_headers.status_code
         content_type, charset = record.http_content_type or "", record.http_charset
         if status != 200:
@@ -106,6 +113,8 @@ def _warc_date(text: str | None) -> datetime | None:
 
 def _check_warc_end(path: Path, offset: int, shard: str) -> None:
     """The reader takes a file cut off inside a record's header for its end: look at what follows the last record."""
+    if path.stat().st_size - offset > RECORD_BYTES:
+        return
     with path.open("rb") as file:
         file.seek(offset)
         rest = file.read()

@@ -28,11 +28,13 @@ from scrapy.resolver import HostResolution
 from scrapy.utils.gz import gunzip
 from scrapy.utils.sitemap import Sitemap
 
-from llmcore.corpus.consent import ROBOTS_BYTES, Robots, training_opt_out
+from llmcore.corpus.consent import Robots, training_opt_out
 from llmcore.corpus.urls import clean_url, host_and_port, is_public, origin_of
 
 REDIRECTS = 5  # RFC 9309, 2.3.1.2: at least five for robots.txt
+ROBOTS_MAX_BYTES = 16 * 1024 * 1024  # read, of which consent.py parses the first half MiB
 SITEMAP_BYTES = 50 * 1024 * 1024  # sitemaps.org: 50 MB uncompressed
+BEAT_SECONDS = 5.0
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 refused_addresses: dict[str, str] = {}  # host:port -> the private address that it resolved to
@@ -116,8 +118,10 @@ class Crawl(scrapy.Spider):
             if self.spec["sitemap"]:
                 for origin in sorted({origin_of(url) for url in starts}):
                     frontier = {url: 0 for url in await self.sitemap_urls(origin)} | frontier
+            beat = asyncio.create_task(self.beat())
             while frontier:
                 frontier = await self.fetch_level(frontier)
+            beat.cancel()
         self.finished = True
         return
         yield
@@ -165,7 +169,7 @@ class Crawl(scrapy.Spider):
         try:
             response = await self.download(url, conditional_headers(before), self.spec["max_bytes"])
         except Exception as error:
-            outcome, reason = failure(error, url, self.spec)
+            outcome, reason = failure(error, url, self.spec["timeout"], self.spec["max_bytes"])
             self.record(url, outcome, reason=reason, depth=depth)
             return []
         return self.judge(url, depth, response, before)
@@ -261,12 +265,16 @@ class Crawl(scrapy.Spider):
         url, netloc = f"{origin}/robots.txt", urlsplit(origin).netloc
         try:
             for _ in range(REDIRECTS + 1):
-                response = await self.download(url, {}, ROBOTS_BYTES, slot=f"robots {netloc}")
+                response = await self.download(url, {}, ROBOTS_MAX_BYTES, slot=f"robots {netloc}")
                 if not (300 <= response.status < 400 and "Location" in response.headers):
                     break
                 url = clean_url(response.urljoin(response.headers["Location"].decode("latin-1")))
         except Exception as error:
-            return Robots(None, self.token, f"robots.txt unreachable: {failure(error, url, self.spec)[1]}")
+            return Robots(
+                None,
+                self.token,
+                f"robots.txt unreachable: {failure(error, url, self.spec['timeout'], ROBOTS_MAX_BYTES)[1]}",
+            )
         robots = Robots.from_response(response.status, response.body, self.token)
         delay = max(robots.delay, self.spec["min_delay"])
         slots = cast(Any, self.crawler.engine).downloader.per_slot_settings
@@ -309,7 +317,17 @@ class Crawl(scrapy.Spider):
         self.fetches.write(json.dumps(line) + "\n")
         self.recorded += 1
         if self.recorded % 10 == 0:
-            print(f"PROGRESS {self.recorded} {max(self.recorded, len(self.seen))}", flush=True)
+            self.say()
+
+    def say(self) -> None:
+        """Tell the parent how far the crawl is."""
+        print(f"PROGRESS {self.recorded} {max(self.recorded, len(self.seen))}", flush=True)
+
+    async def beat(self) -> None:
+        """Say so even while a long Crawl-delay passes: the parent renews its lease by it."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            self.say()
 
 
 TRANSFER_HEADERS = frozenset(
@@ -325,13 +343,13 @@ def conditional_headers(before: dict[str, Any] | None) -> dict[str, str]:
     return {name: value for name, value in headers.items() if value}
 
 
-def failure(error: Exception, url: str, spec: dict[str, Any]) -> tuple[str, str]:
+def failure(error: Exception, url: str, timeout: float, max_bytes: int) -> tuple[str, str]:
     """(outcome, reason) of a request that got no usable answer; the reason holds no address of memory and no time."""
     host = host_and_port(url)
     if isinstance(error, exceptions.DownloadCancelledError):
-        return "too_large", f"more than {spec['max_bytes']} bytes"
+        return "too_large", f"more than {max_bytes} bytes"
     if isinstance(error, exceptions.DownloadTimeoutError):
-        return "failed", f"no answer within {spec['timeout']:g} s"
+        return "failed", f"no answer within {timeout:g} s"
     if host in refused_addresses:
         return (
             "forbidden",
