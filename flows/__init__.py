@@ -1,1 +1,7 @@
 """Prefect flows: which stages, in which order, when."""
+
+import os
+
+# read by Prefect when it is first imported; what a user has set stays
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")  # 20 is too few on a busy machine
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # without a network it logs an error at each start
