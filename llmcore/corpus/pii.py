@@ -1,9 +1,9 @@
 """PII: find personal data with Presidio and put typed placeholders (`<EMAIL_ADDRESS>`) in its place.
 
-Method: Microsoft Presidio's recognisers: patterns with checksums and context words, and spaCy's named entities when PERSON,
-LOCATION, NRP or ORGANIZATION are asked for. Masking few findings and dropping documents with many is Dolma's policy
-(Soldaini et al. 2024); leaving addresses alone that nobody on the Internet can have (private, loopback, documentation) is
-datatrove's. How findings are made cheap and trustworthy: `llmcore/corpus/pii_analysis.py`.
+Method: Microsoft Presidio's recognisers: patterns with checksums and context words, and spaCy's named entities when
+PERSON, LOCATION, NRP or ORGANIZATION are asked for. Masking few findings and dropping documents with many is Dolma's
+policy (Soldaini et al. 2024); leaving addresses alone that nobody on the Internet can have (private, loopback,
+documentation) is datatrove's. How findings are made cheap and trustworthy: `llmcore/corpus/pii_analysis.py`.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class PiiParams(Params):
 
     entities: tuple[str, ...] = Field(
         ("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "IP_ADDRESS"),
-        description="Presidio's entities; with one of PERSON, LOCATION, NRP, ORGANIZATION a language model reads all text",
+        description="Presidio's entities; PERSON, LOCATION, NRP, ORGANIZATION need a language model, which is slow",
     )
     min_score: float = Field(
         0.4, ge=0, le=1, description="least confidence of a finding; 0.4 is Presidio's for a valid phone number"
     )
     max_findings: int | None = Field(None, ge=0, description="a document with more is dropped (Dolma: 5); null: never")
-    mask_private_addresses: bool = Field(False, description="mask IP addresses that no host on the Internet can have too")
+    mask_private_addresses: bool = Field(False, description="also mask IP addresses that no Internet host can have")
     chunk_characters: int = Field(2000, ge=200, description="documents are cut at lines and sentences into such pieces")
 
     @field_validator("entities")
@@ -58,12 +58,13 @@ class PiiParams(Params):
     def _known(cls, entities: tuple[str, ...]) -> tuple[str, ...]:
         for entity in entities:
             if entity not in PATTERN_ENTITIES and entity not in NAMED_ENTITIES:
-                raise ValueError(f"unknown entity {entity!r}; there are {', '.join((*PATTERN_ENTITIES, *NAMED_ENTITIES))}")
+                known = ", ".join((*PATTERN_ENTITIES, *NAMED_ENTITIES))
+                raise ValueError(f"unknown entity {entity!r}; there are {known}")
         return tuple(sorted(set(entities)))
 
 
 def scrub(documents: pl.DataFrame, params: PiiParams) -> ShardResult:
-    """Mask the findings in each text; with `max_findings` set, drop documents that hold more. Metrics: masks by entity."""
+    """Mask the findings in each text; drop documents with more than `max_findings`. Metrics: masks by entity."""
     from llmcore.corpus.pii_analysis import Analysis, candidates
 
     texts = documents["text"]

@@ -1,13 +1,13 @@
 """Presidio over long texts: cut them, look only where an entity is possible, and believe only what stands up.
 
-* **Evidence.** Each pattern entity has a cheap regular expression that every true finding of it contains ('@' for an e-mail
-  address). A piece of text without evidence of an entity is not analysed for it. That changes no result, because a finding
-  without evidence in its own text is not accepted either.
-* **Context words.** Presidio raises a score when a word such as "phone" stands near. It compares lemmas, which a blank spaCy
-  pipeline leaves empty; ours takes the lower-cased word for its lemma, so scores are those of a full pipeline.
+* **Evidence.** Each pattern entity has a cheap regular expression that every true finding of it contains ('@' for an
+  e-mail address). A piece of text without evidence of an entity is not analysed for it. That changes no result, because
+  a finding without evidence in its own text is not accepted either.
+* **Context words.** Presidio raises a score when a word such as "phone" stands near. It compares lemmas, which a blank
+  spaCy pipeline leaves empty; ours takes the lower-cased word for its lemma, so scores are those of a full pipeline.
 * **Acceptance.** Version numbers are no IP addresses, and table columns, decimals and year ranges no phone numbers.
-* **Offline.** Presidio's e-mail recogniser fetches the list of public suffixes from the Internet when it is first used; ours
-  reads the snapshot that tldextract carries, so the outcome does not hang on the network or the day.
+* **Offline.** Presidio's e-mail recogniser fetches the list of public suffixes from the Internet when it is first used;
+  ours reads the snapshot that tldextract carries, so the outcome does not hang on the network or the day.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ EVIDENCE = {
 ASCII_WORD = re.compile(r"[A-Za-z0-9_]")
 SENTENCE_END = re.compile(r"[.!?;]\s|[。！？]")
 VERSION_BEFORE = re.compile(r"(?i)(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bversions?|[a-z]/)\s*$")
-ADDRESS_BEFORE = re.compile(r"(?i)\b(?:ip|ipv4|address(?:es)?|addr|host|server|client|dns|from|gateway|ping)\b[^.\n]{0,40}$")
+ADDRESS_BEFORE = re.compile(
+    r"(?i)\b(?:ip|ipv4|address(?:es)?|addr|host|server|client|dns|from|gateway|ping)\b[^.\n]{0,40}$"
+)
 NO_PHONE = re.compile(
     r"""
     ^\d+[.,]\d+$                                   # a decimal
@@ -58,6 +60,7 @@ NO_PHONE = re.compile(
     | ^\d{1,2}\s                                   # a list number before it
     """,
     re.VERBOSE,
+)
 BARE_PHONE_SCORE = 0.4  # digits without any separator are a phone number only where a context word raised the score
 
 
@@ -103,14 +106,16 @@ class Analysis:
         return disjoint([finding for finding in found if self._accepted(finding, text)])
 
     def _analyse(self, piece: str, prefilter: bool) -> Sequence[Any]:
-        entities = self.everywhere + [name for name, seen in self.evidence.items() if not prefilter or seen.search(piece)]
+        seen = [name for name, evidence in self.evidence.items() if not prefilter or evidence.search(piece)]
+        entities = self.everywhere + seen
         if not entities or self.engine is None:
             return ()
         found: Sequence[Any] = self.engine.analyze(piece, "en", entities, score_threshold=self.params.min_score)
         return found
 
     def _accepted(self, finding: Finding, text: str) -> bool:
-        if finding.entity in self.evidence and not self.evidence[finding.entity].search(text[finding.start : finding.end]):
+        evidence = self.evidence.get(finding.entity)
+        if evidence is not None and not evidence.search(text[finding.start : finding.end]):
             return False
         if finding.entity == "IP_ADDRESS":
             return _is_address(text, finding, self.params.mask_private_addresses)
@@ -208,7 +213,8 @@ def _engine(entities: Sequence[str]) -> Any:
     registry = RecognizerRegistry(supported_languages=["en"])
     for entity in entities:
         if entity in PATTERN_ENTITIES:
-            kind = OfflineEmail if entity == "EMAIL_ADDRESS" else getattr(predefined_recognizers, PATTERN_ENTITIES[entity])
+            kind = getattr(predefined_recognizers, PATTERN_ENTITIES[entity])
+            kind = OfflineEmail if entity == "EMAIL_ADDRESS" else kind
             registry.add_recognizer(kind(supported_language="en"))
     if named:
         registry.add_recognizer(predefined_recognizers.SpacyRecognizer(supported_entities=named))
