@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -304,6 +308,18 @@ class TestACrawlThatIsCutOff:
         assert not LocalFiles(run.out).names() and not LocalFiles(run.scratch).names()
         assert not spiders(tmp_path)
 
+    def test_whose_spider_is_killed_is_one_clear_line(self, tmp_path: Path) -> None:
+        class Killing(LocalRun):
+            def progress(self, done: float, total: float, text: str = "") -> None:
+                for spider in spiders(tmp_path):
+                    os.kill(spider, signal.SIGKILL)
+
+        answers = {"/": page("".join(f'<a href="/{n}">x</a>' for n in range(50)))}
+        with routes(answers) as (url, host), pytest.raises(LlmcoreError, match=r"the crawler stopped: exit code -9"):
+            run = Killing(tmp_path)
+            crawl({}, CrawlParams(start_urls=(url,), allow_private_hosts=(host,), sitemap=False, min_delay=0.05), run)
+        assert not LocalFiles(run.out).names()
+
     def test_by_kill_9_takes_the_spider_along(self, tmp_path: Path) -> None:
         script = (
             "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
@@ -319,6 +335,30 @@ class TestACrawlThatIsCutOff:
             parent.wait()
             assert within(10, lambda: not spiders(tmp_path)), "the spider outlived its parent"
         assert not LocalFiles(tmp_path / "out").names()
+
+
+def test_the_site_answers_conditional_requests(pages: Path) -> None:
+    def ask(url: str, **headers: str) -> tuple[int, Mapping[str, str]]:
+        request = urllib.request.Request(
+            url, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, answer.headers
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers
+
+    with Site(pages) as site:
+        url = f"{site.url}de/bind.html"
+        status, headers = ask(url)
+        assert status == 200
+        assert ask(url, If_None_Match=f'"other", W/{headers["ETag"]}')[0] == 304
+        assert ask(url, If_None_Match='"other"', If_Modified_Since=headers["Last-Modified"])[0] == 200
+        assert ask(url, If_Modified_Since=headers["Last-Modified"])[0] == 304
+        assert ask(url, If_Modified_Since="Thu, 01 Jan 1970 00:00:00 GMT")[0] == 200
+        assert ask(url, If_Modified_Since="yesterday")[0] == 200
+        assert ask(f"{site.url}../../etc/passwd")[0] == 404
+        assert "Disallow" not in urllib.request.urlopen(f"{site.url}robots.txt").read().decode()
 
 
 def test_one_url_has_one_spelling() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -25,7 +26,7 @@ from llmcore.corpus import collect as collecting
 from llmcore.corpus import formats
 from llmcore.corpus.collect import CollectParams, collect, flat, scan
 from llmcore.corpus.formats import decode
-from llmcore.corpus.ingest import IngestParams, ingest, sound_text
+from llmcore.corpus.ingest import STAGE, IngestParams, ingest, sound_text
 from llmcore.corpus.schema import DOCUMENT_SCHEMA, check_documents, document_id, dropped, no_documents
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.quickstart import bundled
@@ -426,3 +427,11 @@ class TestCollect:
         monkeypatch.setattr(collecting, "BUNDLE_BYTES", 6)
         run, _ = self.run(folder, tmp_path / "run")
         assert LocalFiles(run.out).names("raw/") == ["raw/g000-00000.parquet", "raw/g000-00001.parquet"]
+
+
+def test_what_version_1_makes_of_a_fixed_input_is_known() -> None:
+    documents, drops = run_ingest(bundled("archive.warc.gz"), "warc")
+    digests = {
+        STAGE.version: hashlib.sha256((documents.write_ndjson() + drops.write_ndjson()).encode()).hexdigest()[:16]
+    }
+    assert digests == {1: "053386290f4f4120"}, "ingest gives other output: raise its version"
