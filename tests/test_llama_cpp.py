@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llmcore.errors import LlmcoreError
 from llmcore.model import huggingface
-from llmcore.release import gguf_file
+from llmcore.release import gate, gguf_file
 from llmcore.release.gate import AWKWARD_TEXTS
 from llmcore.release.quantise import QuantiseParams, quantise
 from tests.local_files import LocalFiles, LocalRun
@@ -116,6 +119,20 @@ def test_logits_at_f16_are_ours(folder: Path, f16: Any, tokenizer: Tokenizer) ->
     with torch.inference_mode():
         expected = huggingface.load(folder)(torch.tensor([ids]))[0]
     assert (found - expected).abs().max() < 0.05  # weights and cache have 11 significant bits
+
+
+def test_the_publish_gate_asks_llama_cpp(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "folder")
+    (tmp_path / "folder" / "f16.gguf").rename(tmp_path / "folder" / "model-f16.gguf")
+    assert gate.check_gguf(tmp_path / "folder", folder)
+    weights = load_file(folder / "model.safetensors")
+    query = weights["model.layers.0.self_attn.q_proj.weight"]
+    weights["model.layers.0.self_attn.q_proj.weight"] = query.roll(1, dims=0)  # as if rows were permuted wrongly
+    (tmp_path / "other").mkdir()
+    shutil.copyfile(folder / "config.json", tmp_path / "other" / "config.json")
+    save_file(weights, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(LlmcoreError, match=r"publish gate: llama\.cpp's prediction for .* is off"):
+        gate.check_gguf(tmp_path / "folder", tmp_path / "other")
 
 
 def test_llama_cpp_knows_where_a_text_ends(f16: Any) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 WIDTH, HEIGHT = 720, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 44
 POINTS = 400  # of the training loss that are drawn
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 148, 46, 22, 34
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 150, 46, 22, 34
 
 
 def loss_curve(history: pl.DataFrame) -> str:
@@ -189,7 +189,7 @@ def _box(name: str, node: Mapping[str, Any] | None, x: float, y: float) -> str:
         kept = [output["rows"] for name, output in node["outputs"].items() if name.startswith("kept/")]
         size = short(sum(output["bytes"] for output in node["outputs"].values())) + "B"
         title, kind = str(node["step"]), "box"
-        detail = f"{node['digest'][:10]} · " + (f"{short(sum(kept))} docs" if kept else size)
+        detail = f"{node['digest'][:8]} · " + (f"{short(sum(kept))} docs" if kept else size)
         hover = f"{node['stage']} v{node['version']}\nkey {node['key']}\ndigest {node['digest']}"
     title = title if len(title) <= 20 else title[:19] + "…"
     left, top = x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2

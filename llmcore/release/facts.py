@@ -29,7 +29,11 @@ CONTENDERS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """Plain data. `scores`: {name, splits: {split: {value, low, high}}}, the model first, then the baselines."""
+    """Plain data.
+
+    scores: {key, name, splits: {split: {value, low, high}}}, the model first, then the baselines.
+    by_source: {name, splits} of the model alone. gap: its bits per byte on trained and on validation documents.
+    """
 
     name: str
     licence: str
@@ -38,6 +42,8 @@ class Facts:
     parameters: int
     history: pl.DataFrame
     scores: Sequence[Mapping[str, Any]]
+    by_source: Sequence[Mapping[str, Any]]
+    gap: Mapping[str, float]
     samples: Sequence[Mapping[str, str]]
     memorisation: Mapping[str, Any]
     quantisation: Mapping[str, Any]
@@ -103,6 +109,8 @@ def gather_facts(
         parameters=parameters(folder),
         history=read_history(inputs["model"]),
         scores=read_scores(evaluation),
+        by_source=read_by_source(evaluation),
+        gap=evaluation.get("gap", {}),
         samples=read_samples(read_json(inputs["evaluation"], "samples.json")),
         memorisation=read_memorisation(read_json(inputs["evaluation"], "memorisation.json")),
         quantisation=read_json(inputs["quantised"], "quantisation.json"),
@@ -123,6 +131,15 @@ def read_scores(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     order = list(CONTENDERS)
     keys = sorted(found, key=lambda key: (order.index(key) if key in order else len(order), key))
     return [{"key": key, "name": CONTENDERS.get(key, key), "splits": found[key]} for key in keys]
+
+
+def read_by_source(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The model on each source: {name, splits: {split: {value, low, high}}}; [] where there is but one."""
+    found: dict[str, dict[str, Any]] = {}
+    for split, entry in evaluation.get("splits", {}).items():
+        for source, score in entry.get("sources", {}).items():
+            found.setdefault(source, {})[split] = {end: score.get(end) for end in ("value", "low", "high")}
+    return [{"name": name, "splits": found[name]} for name in sorted(found)] if len(found) > 1 else []
 
 
 def read_samples(samples: Any) -> list[dict[str, str]]:

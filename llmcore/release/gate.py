@@ -21,6 +21,7 @@ from llmcore.model import huggingface
 from llmcore.release.lineage import unlisted
 
 TOLERANCE = 1e-4  # largest difference of a logit in fp32
+GGUF_TOLERANCE = 1e-3  # mean KL divergence in nats of llama.cpp's next-token distribution at f16
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json", "LICENSE", "README.md", "lineage.json")
 PROBE_LENGTH = 64  # tokens of each text whose logits are compared
 AWKWARD_TEXTS = (
@@ -83,6 +84,44 @@ def check_loaders(folder: Path, original: Path) -> Verdict:
                 )
             largest = max(largest, difference)
     return Verdict(loader, largest, len(AWKWARD_TEXTS))
+
+
+def check_gguf(folder: Path, original: Path) -> bool:
+    """The f16 GGUF file reads and thinks as the model does; False where llama.cpp is not at hand to say so.
+
+    Distributions are compared, because llama.cpp keeps weights and cache in 16 bits; a wrong layout is off by far more.
+    """
+    path = folder / "model-f16.gguf"
+    if not path.is_file() or find_spec("llama_cpp") is None:
+        return False
+    import llama_cpp
+
+    encoder = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ours = huggingface.load(original).float().eval()
+    longest = min(PROBE_LENGTH, ours.config.window)
+    theirs = llama_cpp.Llama(str(path), n_ctx=longest, logits_all=True, verbose=False)
+    try:
+        for text in AWKWARD_TEXTS:
+            expected = encoder.encode(text).ids
+            if theirs.tokenize(text.encode(), add_bos=True, special=True) != expected:
+                raise LlmcoreError(f"publish gate: llama.cpp has other tokens for {text[:40]!r}; nothing was published")
+            probe = expected[:longest]
+            if not probe:
+                continue
+            theirs.reset()
+            theirs.eval(probe)
+            found = torch.from_numpy(theirs.scores[: len(probe)]).log_softmax(-1)
+            with torch.inference_mode():
+                wanted = ours(torch.tensor([probe]))[0].log_softmax(-1)
+            divergence = float((wanted.exp() * (wanted - found)).sum(-1).mean())
+            if not divergence < GGUF_TOLERANCE:
+                raise LlmcoreError(
+                    f"publish gate: llama.cpp's prediction for {text[:40]!r} is off by {divergence:.2g} nats; "
+                    "nothing was published"
+                )
+    finally:
+        theirs.close()
+    return True
 
 
 def check_folder(folder: Path, bill: Mapping[str, Any]) -> None:

@@ -64,6 +64,7 @@ def publish(inputs: Mapping[str, Files], params: PublishParams, run: Run) -> dic
     with tempfile.TemporaryDirectory(prefix="llmcore-") as temporary:
         gather(inputs["model"], MODEL_FILES, Path(temporary))
         verdict = gate.check_loaders(folder, Path(temporary))
+        gate.check_gguf(folder, Path(temporary))
 
     run.progress(2, 4, "counting documents")
     manifests = run.lineage()
