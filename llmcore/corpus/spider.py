@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -24,70 +24,18 @@ from urllib.parse import urljoin, urlsplit
 import scrapy
 from scrapy import exceptions
 from scrapy.crawler import AsyncCrawlerProcess
-from scrapy.resolver import HostResolution
 from scrapy.utils.gz import gunzip
 from scrapy.utils.sitemap import Sitemap
 
 from llmcore.corpus.consent import Robots, training_opt_out
-from llmcore.corpus.urls import clean_url, host_and_port, is_public, origin_of
+from llmcore.corpus.resolver import PublicResolver, refused_addresses
+from llmcore.corpus.urls import clean_url, host_and_port, origin_of
 
 REDIRECTS = 5  # RFC 9309, 2.3.1.2: at least five for robots.txt
 ROBOTS_MAX_BYTES = 16 * 1024 * 1024  # read, of which consent.py parses the first half MiB
 SITEMAP_BYTES = 50 * 1024 * 1024  # sitemaps.org: 50 MB uncompressed
 BEAT_SECONDS = 5.0
 HTML_TYPES = ("text/html", "application/xhtml+xml")
-
-refused_addresses: dict[str, str] = {}  # host:port -> the private address that it resolved to
-
-
-class PublicResolver:
-    """Name resolution that hands on public addresses only: what was checked is what is connected to (no rebinding).
-
-    `private_hosts` (host or host:port) are exempt. Redirects and IP literals pass through here as well.
-    """
-
-    def __init__(self, reactor: Any, private_hosts: Iterable[str]) -> None:
-        self.reactor, self.inner, self.private_hosts = reactor, reactor.nameResolver, frozenset(private_hosts)
-
-    @classmethod
-    def from_crawler(cls, crawler: Any, reactor: Any) -> PublicResolver:
-        return cls(reactor, crawler.settings.getlist("PRIVATE_HOSTS"))
-
-    def install_on_reactor(self) -> None:
-        """Called by Scrapy when its reactor starts."""
-        self.reactor.installNameResolver(self)
-
-    def resolveHostName(
-        self,
-        receiver: Any,
-        hostName: str,
-        portNumber: int = 0,
-        addressTypes: Any = None,
-        transportSemantics: str = "TCP",
-    ) -> HostResolution:
-        """Twisted's IHostnameResolver."""
-        allowed = {hostName, f"{hostName}:{portNumber}"} & self.private_hosts
-        checked = receiver if allowed else _PublicOnly(receiver, f"{hostName}:{portNumber}")
-        return cast(
-            HostResolution, self.inner.resolveHostName(checked, hostName, portNumber, addressTypes, transportSemantics)
-        )
-
-
-class _PublicOnly:
-    def __init__(self, receiver: Any, host: str) -> None:
-        self.receiver, self.host = receiver, host
-
-    def resolutionBegan(self, resolution: Any) -> None:
-        self.receiver.resolutionBegan(resolution)
-
-    def addressResolved(self, address: Any) -> None:
-        if is_public(address.host):
-            self.receiver.addressResolved(address)
-        else:
-            refused_addresses[self.host] = address.host
-
-    def resolutionComplete(self) -> None:
-        self.receiver.resolutionComplete()
 
 
 class Crawl(scrapy.Spider):
