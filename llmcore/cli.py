@@ -60,7 +60,7 @@ def plan(
     if as_json:
         _print_json({"steps": rows, "training": cost})
         return
-    _print_table("step state why".split(), rows)
+    _print_table(["step", "state", "why"], rows)
     _print_table(["training", "value"], [{"training": name, "value": value} for name, value in cost.items()])
 
 
@@ -90,7 +90,7 @@ def ls(
         }
         for manifest in sorted(manifests(opened, stage or ""), key=lambda m: str(m.run.get("started", "")))
     ]
-    _print_json(rows) if as_json else _print_table("stage step key digest files bytes started refs".split(), rows)
+    _print_json(rows) if as_json else _print_table(["stage", "step", "key", "digest", "files", "bytes", "started", "refs"], rows)
 
 
 @app.command()
@@ -109,7 +109,7 @@ def show(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = Fal
         {"file": name, "blob": output.blob[:16], "bytes": output.bytes, "rows": output.rows}
         for name, output in manifest.outputs.items()
     ]
-    _print_table("file blob bytes rows".split(), outputs)
+    _print_table(["file", "blob", "bytes", "rows"], outputs)
 
 
 @app.command()
@@ -133,7 +133,7 @@ def lineage(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = 
         }
         for manifest in nodes
     ]
-    _print_table("step key digest from".split(), rows)
+    _print_table(["step", "key", "digest", "from"], rows)
 
 
 @app.command()
@@ -153,7 +153,7 @@ def verify(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = F
     if as_json:
         _print_json({"artifacts": count, "wrong": bad})
     elif bad:
-        _print_table("step file wrong".split(), bad)
+        _print_table(["step", "file", "wrong"], bad)
     else:
         print(f"verified: {count} artifacts behind {ref}, every blob hashes to its name")
     if bad:
@@ -177,7 +177,7 @@ def trace(
     rows = [decision.plain() for decision in follow(open_store(store), **given)]
     if not rows:
         raise LlmcoreError(f"no document with {next(iter(given))} {next(iter(given.values()))!r} in {store}")
-    _print_json(rows) if as_json else _print_table("document step outcome detail".split(), rows)
+    _print_json(rows) if as_json else _print_table(["document", "step", "outcome", "detail"], rows)
 
 
 @app.command()
@@ -223,7 +223,7 @@ def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
     from llmcore.planning.doctor import examine
 
     rows = [finding.plain() for finding in examine(store)]
-    _print_json(rows) if as_json else _print_table("what state detail".split(), rows)
+    _print_json(rows) if as_json else _print_table(["what", "state", "detail"], rows)
     if any(row["state"] == "broken" for row in rows):
         raise LlmcoreError("something this machine needs is broken; see the table")
 

@@ -80,6 +80,7 @@ class Executor:
 
     def close(self) -> None:
         self._stack.close()
+        runner.stop_workers()
 
     def _run_shards(self, recipe: Recipe) -> int:
         todo = runner.shards_to_do(self.store, recipe)

@@ -15,11 +15,11 @@ import inspect
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -121,7 +121,7 @@ def run_shards(store: Store, recipe: Recipe, names: Sequence[str], workers: int 
             future.result()
             report(number + 1, len(names), waiting[future])
     except BrokenExecutor as error:
-        _pool.cache_clear()
+        stop_workers()
         raise LlmcoreError(f"{recipe.step.name}: a worker process died (out of memory?); lower `execution.workers` "
                            "or the shard size") from error
     finally:
@@ -129,10 +129,24 @@ def run_shards(store: Store, recipe: Recipe, names: Sequence[str], workers: int 
             future.cancel()
 
 
-@lru_cache(maxsize=1)
+def stop_workers() -> None:
+    """End the worker processes that `run_shards` left waiting for more."""
+    while _pools:
+        _pools.popitem()[1].shutdown(cancel_futures=True)
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # spawn, because a fork of a process with polars' or Prefect's threads may hang
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+    with _pools_lock:
+        if workers not in _pools:
+            # spawn, because a fork of a process with polars' or Prefect's threads may hang
+            _pools[workers] = ProcessPoolExecutor(
+                workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts
+            )
+        return _pools[workers]
+
+
+_pools: dict[int, ProcessPoolExecutor] = {}
+_pools_lock = threading.Lock()
 
 
 def _ignore_interrupts() -> None:

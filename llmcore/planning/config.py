@@ -20,7 +20,7 @@ from llmcore.corpus import collect
 from llmcore.corpus.classifier import ClassifierParams
 from llmcore.corpus.clean import CleanParams
 from llmcore.corpus.crawl import CrawlParams
-from llmcore.corpus.decontaminate import BenchmarksParams, DecontaminateParams
+from llmcore.corpus.decontaminate import DecontaminateParams
 from llmcore.corpus.dedup import DedupParams
 from llmcore.corpus.extract import ExtractParams
 from llmcore.corpus.ingest import IngestParams
@@ -37,6 +37,7 @@ from llmcore.tokens.pack import PackParams
 from llmcore.tokens.tokenise import TokeniseParams
 from llmcore.tokens.tokenizer import TokenizerParams
 from llmcore.training.params import TrainParams
+
 
 class Execution(Params):
     """How the work is spread. Nothing here changes what comes out, so nothing here enters a key."""
