@@ -27,7 +27,7 @@ from llmcore.corpus import formats
 from llmcore.corpus.collect import CollectParams, collect, flat, scan
 from llmcore.corpus.formats import decode
 from llmcore.corpus.ingest import STAGE, IngestParams, ingest, sound_text
-from llmcore.corpus.schema import DOCUMENT_SCHEMA, check_documents, document_id, dropped, no_documents
+from llmcore.corpus.schema import DOCUMENT_SCHEMA, check_documents, document_id, dropped
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.quickstart import bundled
 from tests.local_files import LocalFiles, LocalRun
@@ -324,7 +324,7 @@ class TestIdentity:
             | {name: [None] for name in ("url", "fetched_at", "lang", "lang_score", "metadata")},
             schema=DOCUMENT_SCHEMA,
         )
-        assert check_documents(good, "f").equals(good) and check_documents(no_documents(), "f").is_empty()
+        assert check_documents(good, "f").equals(good) and check_documents(good.clear(), "f").is_empty()
         for bad, said in (
             (good.drop("url"), "f: column 'url' is missing"),
             (good.with_columns(lang_score=pl.lit(1.0)), "f: column 'lang_score' is Float64; it must be Float32"),

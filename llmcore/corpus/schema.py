@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import polars as pl
-import pyarrow as pa
 
 from llmcore.errors import LlmcoreError
 
@@ -32,20 +31,6 @@ DOCUMENT_SCHEMA = pl.Schema(
 )
 
 DROPPED_SCHEMA = pl.Schema({"id": pl.String(), "stage": pl.String(), "reason": pl.String(), "detail": pl.String()})
-
-DOCUMENT_ARROW = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("text", pa.large_string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("url", pa.string()),
-        pa.field("licence", pa.string(), nullable=False),
-        pa.field("fetched_at", pa.timestamp("us", tz="UTC")),
-        pa.field("lang", pa.string()),
-        pa.field("lang_score", pa.float32()),
-        pa.field("metadata", pa.string()),
-    ]
-)
 
 REQUIRED = ("id", "text", "source", "licence")
 
@@ -101,16 +86,6 @@ def detail_json(**columns: pl.Expr | str | int | float) -> pl.Expr:
     """A JSON object per row: `detail_json(rule="short", value=pl.col("words"), threshold=50)`."""
     fields = [(value if isinstance(value, pl.Expr) else pl.lit(value)).alias(name) for name, value in columns.items()]
     return pl.struct(fields).struct.json_encode()
-
-
-def no_documents() -> pl.DataFrame:
-    """An empty frame of documents."""
-    return pl.DataFrame(schema=DOCUMENT_SCHEMA)
-
-
-def no_dropped() -> pl.DataFrame:
-    """An empty frame of dropped documents."""
-    return pl.DataFrame(schema=DROPPED_SCHEMA)
 
 
 def check_documents(documents: pl.DataFrame, name: str) -> pl.DataFrame:
