@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any
 
 import polars as pl
 
@@ -92,9 +92,9 @@ class Analysis:
         self.engine = _engine(params.entities) if params.entities else None
 
     @classmethod
-    def of(cls, params: PiiParams) -> Self:
+    def of(cls, params: PiiParams) -> Analysis:
         """The one for these parameters."""
-        return _analysis(cls, params.model_dump_json())
+        return _analysis(params.model_dump_json())
 
     def findings(self, text: str, prefilter: bool = True) -> list[Finding]:
         """What is masked in a text: sorted, not overlapping, beginning and ending at the bounds of words."""
@@ -207,7 +207,7 @@ def _engine(entities: Sequence[str]) -> Any:
     class LoadedPipeline(SpacyNlpEngine):
         def __init__(self, pipeline: Any) -> None:
             super().__init__()
-            self.nlp = {"en": pipeline}
+            self.nlp: Any = {"en": pipeline}
 
     named = [entity for entity in entities if entity in NAMED_ENTITIES]
     registry = RecognizerRegistry(supported_languages=["en"])
@@ -236,6 +236,6 @@ def _register_lemmas() -> None:
 
 
 @lru_cache(maxsize=2)
-def _analysis(kind: type[Analysis], params: str) -> Any:
+def _analysis(params: str) -> Analysis:
     _register_lemmas()
-    return kind(PiiParams.model_validate_json(params))
+    return Analysis(PiiParams.model_validate_json(params))
