@@ -1,0 +1,1 @@
+"""Pretraining: loader, loop, checkpoints, and the stage that watches over them."""

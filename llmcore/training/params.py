@@ -1,0 +1,87 @@
+"""What a training is told. A plain dataclass, so that a bare GPU node needs no pydantic; the configuration validates it with pydantic."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from llmcore.errors import UsageError
+
+Schedule = Literal["wsd", "cosine"]
+Precision = Literal["bf16", "fp32"]
+
+
+def _field(default: Any, description: str, **bounds: Any) -> Any:
+    """A field with what pydantic reads from its metadata: description, ge, gt, le."""
+    return dataclasses.field(default=default, metadata={"description": description, **bounds})
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """Shape of the model, and how it is trained. Defaults are the quickstart's, tuned for minutes on two cores."""
+
+    layers: int = _field(5, "blocks", ge=1)
+    width: int = _field(256, "of the residual stream", ge=2)
+    heads: int = _field(4, "query heads", ge=1)
+    kv_heads: int = _field(2, "key-value heads; a divisor of heads", ge=1)
+    ffn_width: int = _field(704, "inner width of the feed-forward", ge=1)
+    rope_theta: float = _field(10_000.0, "base of the rotary positions", gt=0)
+    tied: bool = _field(True, "one matrix for embedding and output")
+
+    epochs: float = _field(1.0, "passes over the packed windows, where steps is 0", gt=0)
+    steps: int = _field(0, "optimiser steps; 0: as many as the epochs need", ge=0)
+    batch: int = _field(16, "windows in one step", ge=1)
+    micro_batch: int = _field(16, "windows in one forward pass; a divisor of batch", ge=1)
+
+    learning_rate: float = _field(3e-3, "at its peak", gt=0)
+    warm_up: int = _field(50, "steps of linear rise", ge=0)
+    schedule: Schedule = _field("wsd", "wsd: constant, then a linear fall; cosine: falls from the end of the warm-up")
+    decay: float = _field(0.4, "share of the steps in which wsd falls", ge=0, le=1)
+    final_learning_rate: float = _field(0.0, "at the end, as a share of the peak", ge=0, le=1)
+    beta1: float = _field(0.9, "AdamW's decay of the first moment", ge=0, lt=1)
+    beta2: float = _field(0.95, "AdamW's decay of the second moment", ge=0, lt=1)
+    weight_decay: float = _field(0.1, "of the matrices; norms have none", ge=0)
+    clip: float = _field(1.0, "largest norm of the gradient", gt=0)
+
+    precision: Precision = _field("bf16", "of the products; weights, moments and sums stay fp32")
+    compile: bool = _field(True, "compile the step with torch.compile; needs a C++ compiler on a processor")
+    threads: int = _field(2, "on a processor; their number fixes the order of sums, so it is part of the recipe", ge=1)
+    seed: int = _field(1, "of the weights and of the order of the windows", ge=0)
+
+    validation_every: int = _field(200, "steps between two validation losses; 0: only at the end", ge=0)
+    validation_windows: int = _field(128, "windows that a validation loss reads, from the first", ge=0)
+    checkpoint_every: int = _field(200, "steps between two checkpoints; 0: only when stopped", ge=0)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check(field, getattr(self, field.name))
+        if self.batch % self.micro_batch:
+            raise UsageError(f"train.micro_batch: {self.micro_batch} does not divide train.batch ({self.batch})")
+        if self.heads % self.kv_heads:
+            raise UsageError(f"train.kv_heads: {self.kv_heads} does not divide train.heads ({self.heads})")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise UsageError(f"train.heads: width {self.width} must divide into {self.heads} heads of an even size")
+
+    def total_steps(self, windows: int) -> int:
+        """Optimiser steps over a plan of so many windows; at least one."""
+        return self.steps or max(1, round(self.epochs * windows / self.batch))
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    bounds, name = field.metadata, f"train.{field.name}"
+    choices = {"schedule": get_args(Schedule), "precision": get_args(Precision)}.get(field.name)
+    if choices is not None:
+        if value not in choices:
+            raise UsageError(f"{name}: {value!r} is none of {', '.join(choices)}")
+        return
+    kind = type(field.default)
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise UsageError(f"{name}: {value!r} must be a {'number' if kind is float else kind.__name__}")
+    if kind is bool:
+        return
+    if not (value >= bounds.get("ge", value) and value <= bounds.get("le", value)
+            and ("gt" not in bounds or value > bounds["gt"]) and ("lt" not in bounds or value < bounds["lt"])):  # fmt: skip
+        limits = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+        words = " and ".join(f"{limits[bound]} {bounds[bound]}" for bound in limits if bound in bounds)
+        raise UsageError(f"{name}: {value} must be {words}")

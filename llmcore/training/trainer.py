@@ -1,0 +1,364 @@
+"""The training loop, a process of its own: `python -m llmcore.training.trainer SPEC.json`, or the same under torchrun.
+
+A run is a function of its spec: step i reads windows fixed by plan and seed, nothing is drawn while training, and every sum
+has a fixed order. So a run that is killed and started again ends with the bits of one that was not.
+
+In the spec's scratch folder: `checkpoints/`, `heartbeat.json` (how far, how fast), `log.jsonl` (one line a step) and, when
+done, `result/` (the model in Hugging Face form, history.parquet, metrics.json), which appears whole.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once; without it sums have no fixed order
+
+import hashlib
+import json
+import math
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from llmcore.errors import LlmcoreError, UsageError
+from llmcore.model import huggingface
+from llmcore.model.transformer import ModelConfig, Transformer, document_layout
+from llmcore.training import checkpoint as checkpoints
+from llmcore.training.checkpoint import Checkpoint, write_atomically
+from llmcore.training.loader import Windows, plan_digest, windows_of_step
+from llmcore.training.params import TrainParams
+from llmcore.training.spec import STOPPED, Spec
+
+UNWATCHED_SECONDS = 300.0  # without a watching parent for so long, save and leave
+HEARTBEAT_SECONDS = 0.5
+
+
+class Processes:
+    """The processes that train together (one, unless torchrun started more), and this one's device."""
+
+    def __init__(self, params: TrainParams) -> None:
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        torch.set_num_threads(params.threads)
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a check for defects that costs some per cent
+        if cuda:
+            torch.cuda.set_device(self.device)
+        if (params.batch // params.micro_batch) % self.world:
+            raise UsageError(
+                f"train.micro_batch: {params.batch // params.micro_batch} micro-batches a step do not share out among "
+                f"{self.world} processes; set train.micro_batch to {max(1, params.batch // self.world)}"
+            )
+        if self.world > 1:
+            dist.init_process_group("nccl" if cuda else "gloo")
+
+    def sum(self, tensor: Tensor) -> None:
+        """Add up over the processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+
+    def wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+class Stop:
+    """Set by SIGTERM or SIGINT, however often, or when nobody watches any more; the loop reads it between steps.
+
+    Before the first step, which may spend a minute compiling, there is nothing to save, so a signal ends the process at once.
+    """
+
+    def __init__(self, watched: Path) -> None:
+        self.asked = False
+        self.worked = False
+        self.watched = watched
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if not self.worked:
+            os._exit(STOPPED)
+
+    def due(self) -> bool:
+        try:
+            return self.asked or time.time() - self.watched.stat().st_mtime > UNWATCHED_SECONDS
+        except FileNotFoundError:  # started by hand
+            return self.asked
+
+
+def train(spec: Spec) -> int:
+    """Train to the end, or until asked to stop. Returns the exit code: 0, or STOPPED after a checkpoint."""
+    params, began = spec.params, time.monotonic()
+    stop = Stop(spec.scratch / "watched")
+    if (spec.scratch / "result").is_dir():
+        return 0
+    processes = Processes(params)
+    if processes.rank == 0:  # whom a parent that finds us at work has to ask to stop
+        write_atomically(spec.scratch / "trainer.pid", {"pid": os.getpid() if processes.world == 1 else os.getppid()})
+    model_config, recipe = config_of(spec), _recipe(spec)
+    windows = Windows(spec.plan, spec.tokens, spec.window, spec.end)
+    if not len(windows):
+        raise LlmcoreError(f"{spec.plan}: no window to train on; the corpus is empty after filtering")
+    held_out = Windows(spec.validation_plan, spec.validation_tokens, spec.window, spec.end) if spec.validation_plan else None
+    model = Transformer(model_config, params.seed).to(processes.device)
+    gradient = flat_gradient(model)
+    optimizer = make_optimizer(model, params)
+    loss_of = loss_function(model, params, processes.device)
+    digest, steps = plan_digest(spec.plan), params.total_steps(len(windows))
+
+    step, history = 0, list[dict[str, Any]]()
+    found = checkpoints.latest(spec.scratch / "checkpoints", recipe)
+    if found is not None:
+        step, history = found.step, [dict(row) for row in found.history]
+        model.load_state_dict(dict(found.model))
+        restore_optimizer(optimizer, model, found.optimizer)
+    log = Log(spec.scratch, steps, processes.rank == 0)
+    log.say(f"{model_config.parameters:,} parameters, {steps} steps, from step {step}, on {processes.world} x {processes.device}")
+
+    def save_checkpoint() -> None:
+        if processes.rank == 0:
+            state = Checkpoint(step, model.state_dict(), optimizer_tensors(optimizer, model), history)
+            checkpoints.save(spec.scratch / "checkpoints", state, recipe)
+        processes.wait()
+
+    while step < steps:
+        numbers = windows_of_step(step, len(windows), params.batch, digest, params.seed)
+        valid = int(windows.filled[numbers].sum())
+        rate = learning_rate(step, steps, params)
+        gradient.zero_()
+        share = torch.zeros(2, dtype=torch.float64, device=processes.device)  # loss, and whether to stop
+        for part in _mine(numbers, params.micro_batch, processes):
+            loss = loss_of(windows, part) / valid
+            loss.backward()
+            share[0] += loss.detach()
+        share[1] = float(stop.due())
+        processes.sum(gradient)
+        processes.sum(share)
+        norm = clip(gradient, params.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        step += 1
+        stop.worked = True
+        total, leave = share.tolist()
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise LlmcoreError(f"train.learning_rate: the loss is not finite at step {step}; lower the rate or raise train.warm_up")
+        row: dict[str, Any] = {
+            "step": step, "tokens": (history[-1]["tokens"] if history else 0) + valid, "loss": total,
+            "learning_rate": rate, "grad_norm": norm, "validation_loss": None,
+        }  # fmt: skip
+        last = step == steps
+        if held_out is not None and (last or (params.validation_every and step % params.validation_every == 0)):
+            row["validation_loss"] = validation_loss(held_out, loss_of, params, processes)
+        history.append(row)
+        log.step(row, valid)
+        if leave and not last:
+            save_checkpoint()
+            log.say(f"stopped after step {step}")
+            return STOPPED
+        if params.checkpoint_every and step % params.checkpoint_every == 0 and not last:
+            save_checkpoint()
+
+    if processes.rank == 0:
+        write_result(spec, model, history)
+    log.say(f"done: {step} steps in {time.monotonic() - began:.1f} s")
+    processes.wait()
+    processes.close()
+    return 0
+
+
+def config_of(spec: Spec) -> ModelConfig:
+    """The shape of the model that a spec describes."""
+    p = spec.params
+    return ModelConfig(
+        vocab_size=spec.vocab_size, width=p.width, layers=p.layers, heads=p.heads, kv_heads=p.kv_heads,
+        ffn_width=p.ffn_width, window=spec.window, rope_theta=p.rope_theta, tied=p.tied,
+    )  # fmt: skip
+
+
+def loss_function(model: Transformer, params: TrainParams, device: torch.device) -> Callable[..., Tensor]:
+    """(windows, numbers) -> summed loss of those windows, in the precision of the parameters, compiled if they say so."""
+    if params.compile:
+        compiler = os.environ.get("CXX", "g++")
+        if device.type == "cpu" and shutil.which(compiler) is None:
+            raise UsageError(f"train.compile: no C++ compiler ({compiler}) found; install one or set train.compile to false")
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its pool of workers takes memory and outlives us
+    compute = torch.compile(model.loss, dynamic=False) if params.compile else model.loss
+
+    def loss_of(windows: Windows, numbers: Sequence[int]) -> Tensor:
+        batch = windows[numbers]
+        tokens, targets, documents = (
+            torch.from_numpy(array).to(device, non_blocking=True)
+            for array in (batch.tokens, batch.targets, batch.document_ids)
+        )
+        positions, mask = document_layout(documents)
+        with torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bf16"):
+            loss: Tensor = compute(tokens, targets, positions, mask)
+        return loss
+
+    return loss_of
+
+
+def validation_loss(windows: Windows, loss_of: Callable[..., Tensor], params: TrainParams, processes: Processes) -> float | None:
+    """Nats a token over the first windows of the validation plan; None where there are none."""
+    numbers = np.arange(min(len(windows), params.validation_windows or len(windows)))
+    if not len(numbers):
+        return None
+    fill = -len(numbers) % (params.micro_batch * processes.world)
+    padded = np.concatenate([numbers, np.full(fill, -1)])
+    total = torch.zeros(1, dtype=torch.float64, device=processes.device)
+    for part in _mine(padded, params.micro_batch, processes):
+        # with the graph recorded, so that the compiled step serves here too and nothing is compiled anew
+        total += loss_of(windows, part).detach()
+    processes.sum(total)
+    return float(total.item()) / int(windows.filled[numbers].sum())
+
+
+def learning_rate(step: int, steps: int, params: TrainParams) -> float:
+    """Rate of step 0, 1, …: linear warm-up, then WSD (Hu et al. 2024: constant, then linear) or cosine."""
+    warm_up = min(params.warm_up, steps // 2)
+    floor = params.final_learning_rate
+    if step < warm_up:
+        share = (step + 1) / (warm_up + 1)
+    elif params.schedule == "cosine":
+        share = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
+    else:
+        falling = max(1, round(params.decay * steps))
+        share = floor + (1 - floor) * min(1.0, (steps - step) / falling)
+    return params.learning_rate * share
+
+
+def make_optimizer(model: Transformer, params: TrainParams) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) with fp32 moments; matrices decay, norms do not."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), fused=True)
+
+
+def flat_gradient(model: Transformer) -> Tensor:
+    """Give every parameter a view into one zeroed vector as its gradient, so that summing and clipping are one operation."""
+    parameters = list(model.parameters())
+    flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+    at = 0
+    for parameter in parameters:
+        parameter.grad = flat[at : at + parameter.numel()].view_as(parameter)
+        at += parameter.numel()
+    return flat
+
+
+def clip(gradient: Tensor, limit: float) -> float:
+    """Scale the gradient to a norm of at most `limit`, in place; returns the norm before."""
+    norm = float(gradient.norm())
+    if norm > limit:
+        gradient.mul_(limit / norm)
+    return norm
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: Transformer) -> dict[str, Tensor]:
+    """The optimiser's state as "parameter name/state name" -> tensor."""
+    return {
+        f"{name}/{part}": tensor
+        for name, parameter in model.named_parameters()
+        for part, tensor in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, model: Transformer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of optimizer_tensors."""
+    parameters = dict(model.named_parameters())
+    for key, tensor in tensors.items():
+        name, _, part = key.rpartition("/")
+        optimizer.state[parameters[name]][part] = tensor.to(parameters[name].device)
+
+
+def write_result(spec: Spec, model: Transformer, history: Sequence[Mapping[str, Any]]) -> None:
+    """result/ appears whole, under its name, when everything in it is written."""
+    aside = spec.scratch / ".result"
+    shutil.rmtree(aside, ignore_errors=True)
+    huggingface.save(model, aside, bos=spec.end, eos=spec.end, pad=spec.pad)
+    checkpoints.write_history(history, aside / "history.parquet")
+    config, final = model.config, history[-1]
+    write_atomically(aside / "metrics.json", {
+        "steps": final["step"], "tokens": final["tokens"], "loss": final["loss"], "validation_loss": final["validation_loss"],
+        "parameters": config.parameters, "flops": config.flops_per_token() * final["tokens"],
+    })  # fmt: skip
+    aside.rename(spec.scratch / "result")
+
+
+class Log:
+    """Heartbeat and step log of the first process; the others are silent."""
+
+    def __init__(self, scratch: Path, steps: int, first: bool) -> None:
+        self.scratch, self.steps, self.first = scratch, steps, first
+        self.timed = 0  # steps since this process began
+        self.speed = 0.0  # tokens a second, smoothed; the first step, which compiles, is left out
+        self.last = self.beat = time.monotonic()
+
+    def say(self, text: str) -> None:
+        if self.first:
+            print(text, file=sys.stderr, flush=True)
+
+    def step(self, row: Mapping[str, Any], tokens: int) -> None:
+        now = time.monotonic()
+        speed = tokens / max(now - self.last, 1e-9)
+        if self.timed:
+            self.speed = speed if self.timed == 1 else 0.9 * self.speed + 0.1 * speed
+        self.timed, self.last = self.timed + 1, now
+        if not self.first:
+            return
+        with (self.scratch / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**row, "tokens_per_second": round(speed, 1), "time": round(time.time(), 3)}) + "\n")
+        if now - self.beat >= HEARTBEAT_SECONDS or row["step"] == self.steps or self.timed == 1:
+            self.beat = now
+            aside = self.scratch / ".heartbeat.json"
+            aside.write_text(json.dumps({
+                "step": row["step"], "steps": self.steps, "loss": row["loss"],
+                "tokens_per_second": round(self.speed, 1), "time": time.time(),
+            }))  # fmt: skip
+            aside.replace(self.scratch / "heartbeat.json")
+
+
+def _mine(numbers: np.ndarray[Any, Any], micro_batch: int, processes: Processes) -> list[np.ndarray[Any, Any]]:
+    """This process's share of the micro-batches: every `world`-th."""
+    return np.split(numbers, len(numbers) // micro_batch)[processes.rank :: processes.world]
+
+
+def _recipe(spec: Spec) -> str:
+    """Digest of what is trained, wherever its files lie."""
+    plain = [asdict(spec.params), asdict(config_of(spec)), spec.end, plan_digest(spec.plan)]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def main(arguments: Sequence[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m llmcore.training.trainer SPEC.json", file=sys.stderr)
+        return 2
+    try:
+        return train(Spec.read(Path(arguments[0])))
+    except LlmcoreError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
