@@ -1,11 +1,11 @@
 """Exact and near-duplicate removal: MinHash signatures, LSH banding, keep the first document of each cluster.
 
-Three stages. `signatures` (per shard) fingerprints the documents, `resolve` (global) decides, `dedup` (per shard) carries
-the decisions out. Only `resolve` needs all shards at once, and it decides in the order of the shards: shards added at the
-end never change an earlier decision file by one byte.
+Three stages. `signatures` (per shard) fingerprints the documents, `resolve` (global) decides, `dedup` (per shard) acts.
+Only `resolve` needs all shards at once, and it decides in the order of the shards: shards added at the end
+never change an earlier decision file by one byte.
 
 Method: MinHash as in `llmcore.corpus.minhash`; every member of a cluster is checked against the document that is kept
-for it (star clusters). Transitive closure over unverified candidates is known to swallow whole sources, so there is none.
+for it (star clusters). Transitive closure over unverified candidates is known to swallow whole sources.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train, validation and test by a hash of the dedup cluster, so that near-copies never straddle a split.
 
-The share of a split is that of the clusters, not of the documents: a tiny corpus may leave one empty, which the metrics show.
+Shares are those of the clusters, not of the documents: a tiny corpus may leave a split empty, as the metrics show.
 A document's split depends on its cluster and the parameters alone, so shards added later change nothing.
 """
 
