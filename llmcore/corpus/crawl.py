@@ -206,20 +206,23 @@ def fetch_all(params: CrawlParams, known: Mapping[str, Any], private: tuple[str,
             stderr=errors,
             text=True,
         )
+    failure = ""
     with spider:
         try:
             for line in cast(IO[str], spider.stdout):
-                word, *numbers = line.split()
+                word, _, rest = line.strip().partition(" ")
                 if word == "PROGRESS":
-                    run.progress(float(numbers[0]), float(numbers[1]), "pages")
+                    done, total = rest.split()
+                    run.progress(float(done), float(total), "pages")
+                elif word == "FAILED":
+                    failure = rest
         except BaseException:
             spider.kill()
             raise
     if spider.returncode:
-        said = (folder / "errors.txt").read_text(errors="replace").strip().splitlines() or [
-            f"exit code {spider.returncode}"
-        ]
-        raise LlmcoreError(f"{params.start_urls[0]}: the crawler stopped: {said[-1]}")
+        said = [f"exit code {spider.returncode}", *(folder / "errors.txt").read_text(errors="replace").split("\n")]
+        last = [line.strip() for line in said if line.strip()][-1]
+        raise LlmcoreError(f"{params.start_urls[0]}: the crawler stopped: {failure or last}")
 
 
 def read_fetches(path: Path) -> list[dict[str, Any]]:

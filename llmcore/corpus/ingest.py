@@ -97,8 +97,8 @@ class _Frames:
 
     def add(self, candidate: Candidate) -> None:
         text = sound_text(candidate.text)
-        size = len(text.encode())
-        id = document_id(self.params.source, text, candidate.url)
+        encoded = text.encode()
+        size, id = len(encoded), document_id(self.params.source, encoded, candidate.url)
         reason, detail = self._judge(candidate, text, size, id)
         if reason:
             detail = {"url": candidate.url, **detail} if candidate.url else detail
@@ -132,7 +132,10 @@ class _Frames:
         if self.last is not None:
             self.folder = self.folder or tempfile.TemporaryDirectory(prefix="ingest-")
             self.waiting.append(Path(self.folder.name) / f"{len(self.waiting):05d}.arrow")
-            self.last.write_ipc(self.waiting[-1], compression="lz4")
+            try:
+                self.last.write_ipc(self.waiting[-1], compression="lz4")
+            except OSError as error:
+                raise LlmcoreError(f"no room for waiting shards in {self.folder.name} ({error}); set TMPDIR") from error
         self.last = pl.DataFrame(self.rows, schema=DOCUMENT_SCHEMA, orient="row")
         self.kept += len(self.rows)
         self.rows, self.size = [], 0

@@ -56,23 +56,33 @@ class Crawl(scrapy.Spider):
 
     async def start(self) -> AsyncIterator[Any]:
         """The whole crawl; Scrapy's own scheduler has nothing to do."""
-        with (
-            (self.folder / "fetches.jsonl").open("w") as self.fetches,
-            (self.folder / "bodies.bin").open("wb") as self.bodies,
-        ):
-            starts = [clean_url(url) for url in self.spec["start_urls"]]
-            frontier = {url: 0 for url in starts}
-            frontier |= {url: row["depth"] for url, row in self.known.items() if not row["gone"]}
-            if self.spec["sitemap"]:
-                for origin in sorted({origin_of(url) for url in starts}):
-                    frontier = {url: 0 for url in await self.sitemap_urls(origin)} | frontier
-            beat = asyncio.create_task(self.beat())
-            while frontier:
-                frontier = await self.fetch_level(frontier)
-            beat.cancel()
+        try:
+            with (
+                (self.folder / "fetches.jsonl").open("w") as self.fetches,
+                (self.folder / "bodies.bin").open("wb") as self.bodies,
+            ):
+                await self.crawl()
+        except Exception as error:
+            print(f"FAILED {' '.join(str(error).split()) or type(error).__name__}", flush=True)
+            raise
         self.finished = True
         return
         yield
+
+    async def crawl(self) -> None:
+        """Level by level from the start URLs, the pages known from earlier crawls, and the sitemaps."""
+        starts = [clean_url(url) for url in self.spec["start_urls"]]
+        frontier = {url: 0 for url in starts}
+        frontier |= {url: row["depth"] for url, row in self.known.items() if not row["gone"]}
+        beat = asyncio.create_task(self.beat())
+        try:
+            if self.spec["sitemap"]:
+                for origin in sorted({origin_of(url) for url in starts}):
+                    frontier = {url: 0 for url in await self.sitemap_urls(origin)} | frontier
+            while frontier:
+                frontier = await self.fetch_level(frontier)
+        finally:
+            beat.cancel()
 
     async def fetch_level(self, frontier: dict[str, int]) -> dict[str, int]:
         """Fetch all URLs (URL -> depth), hosts side by side; returns the next level."""
