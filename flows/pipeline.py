@@ -10,6 +10,7 @@ from typing import Any
 from prefect import flow
 
 from flows.chain import run_chain
+from flows.quiet import without_tracebacks
 from llmcore.artifacts.export import export_files
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import StoreFiles
@@ -38,6 +39,9 @@ def pipeline(config: PipelineConfig = quickstart(), until: str | None = None,  #
 
 def run(config: PipelineConfig, until: str | None, force: Sequence[str]) -> None:
     """What `llmcore run` calls: the flow, with nothing started beforehand, then a summary that ends with the model."""
+    without_tracebacks()
+    build(config)  # what is wrong with the sources shows before anything starts
+    open_store(config.store)
     done = pipeline(config, until, tuple(force))
     store = open_store(config.store)
     if "publish" not in done:

@@ -278,7 +278,7 @@ def release() -> Release:
     judged = {"model": "train", "tokenizer": "tokenizer", "tokens": "tokenise"}
 
     run = LocalRun(root / "quantise")
-    params = quantise.QuantiseParams(tokens=8_000)
+    params = quantise.QuantiseParams(tokens=8_000, threads=1)
     quantised = quantise.STAGE.load()({role: chain.files(step) for role, step in judged.items()}, params, run)
     shutil.copytree(run.out, root / "chain" / "quantise")
     chain.add("quantise", "quantise", judged)

@@ -157,7 +157,7 @@ def test_k_quants_are_made_measured_and_read(folder: Path, tokenizer: Tokenizer,
     table.write_parquet(tmp_path / "tokens" / "validation" / "g000-00-manual-00000.parquet")
     inputs = {"model": LocalFiles(folder), "tokenizer": LocalFiles(folder), "tokens": LocalFiles(tmp_path / "tokens")}
     run = LocalRun(tmp_path / "run")
-    quantise(inputs, QuantiseParams(formats=("q4_k_m",), tokens=2_000), run)
+    quantise(inputs, QuantiseParams(formats=("q4_k_m",), tokens=2_000, threads=1), run)
     assert [path.name for path in (run.out / "gguf").iterdir()] == [
         "model-q4_k_m.gguf"
     ]  # the f16 it needs is not asked for

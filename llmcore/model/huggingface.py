@@ -88,7 +88,7 @@ def llama_config(config: ModelConfig, bos: int = 0, eos: int = 0, pad: int = 1) 
 
 
 def model_config(config: dict[str, Any]) -> ModelConfig:
-    """The shape that a Llama config.json describes. KeyError for a missing field, ValueError for what we cannot compute."""
+    """The shape a Llama config.json describes. KeyError for a missing field, ValueError for what we cannot compute."""
     if config["model_type"] != "llama" or config.get("attention_bias") or config.get("mlp_bias"):
         raise ValueError("only Llama without biases is known here")
     rope = config.get("rope_parameters") or {"rope_type": "default", "rope_theta": config.get("rope_theta", 10_000.0)}

@@ -1,7 +1,7 @@
 """A decoder-only transformer in the form that Hugging Face calls Llama, with documents that cannot see each other.
 
-RMSNorm before each half-block (Zhang and Sennrich 2019), rotary positions in the half-split layout (Su et al. 2021), grouped
-queries (Ainslie et al. 2023), SwiGLU (Shazeer 2020), one matrix for embedding and output (Press and Wolf 2017).
+RMSNorm before each half-block (Zhang and Sennrich 2019), rotary positions in the half-split layout (Su et al. 2021),
+grouped queries (Ainslie et al. 2023), SwiGLU (Shazeer 2020), one matrix for embedding and output (Press and Wolf 2017).
 Modules carry Llama's names, so the state dictionary is the published one, with nothing renamed and nothing permuted.
 
 Shapes: B windows, T tokens in a window, D width, H query heads, K key-value heads, E = D / H, V vocabulary.
@@ -61,10 +61,10 @@ class ModelConfig:
         return self.vocab_size * self.width * (1 if self.tied else 2) + self.layers * block + self.width
 
     def flops_per_token(self, context: int | None = None) -> int:
-        """Floating-point operations to train on one token (forward and backward), the output layer counted even when tied.
+        """Floating-point operations to train on one token, forward and backward; the output layer counts even when tied.
 
-        Convention: 6 a weight that multiplies, as in Kaplan et al. 2020, and 6 · layers · width · context for causal attention
-        (half of the 12 of PaLM, appendix B, which counts what the mask hides). context: tokens attended to at most.
+        Convention: 6 a weight that multiplies (Kaplan et al. 2020), and 6 · layers · width · context for causal attention
+        (half the 12 of PaLM, appendix B, which counts what the mask hides). context: tokens attended to at most.
         """
         lookup = 0 if self.tied else self.vocab_size * self.width
         norms = (2 * self.layers + 1) * self.width
@@ -160,7 +160,7 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The language model. Weights are drawn from `seed` alone, one parameter after the other in the order of their names."""
+    """The language model. Weights are drawn from `seed` alone, parameter after parameter in the order of their names."""
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
@@ -176,8 +176,8 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, document_ids: Tensor | None = None) -> Tensor:
         """Logits of the next token.
 
-        tokens int64 [B, T]; document_ids int32 [B, T], equal within a document and different in neighbours, or None for one
-        document a window. Returns [B, T, V]. Raises UsageError where T is beyond the window.
+        tokens int64 [B, T]; document_ids int32 [B, T], equal within a document and different in neighbours, or None for
+        one document a window. Returns [B, T, V]. Raises UsageError where T is beyond the window.
         """
         if tokens.shape[1] > self.config.window:
             raise UsageError(f"{tokens.shape[1]} tokens in one window of {self.config.window}; cut them")
@@ -185,14 +185,17 @@ class Transformer(nn.Module):
         return F.linear(self.model(tokens, positions, mask), self.head_weight)
 
     def loss(self, tokens: Tensor, targets: Tensor, positions: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Sum of the cross-entropy in nats over the targets that are not IGNORED, fp32; the caller divides by their number."""
+        """Sum of the cross-entropy in nats, fp32, over the targets that are not IGNORED; the caller divides by their number.
+
+        tokens, targets, positions int64 [B, T]; mask bool [B, 1, T, T]; the last two as `document_layout` gives them.
+        """
         logits = F.linear(self.model(tokens, positions, mask), self.head_weight)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def document_layout(document_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Positions that restart at each document [B, T], and who sees whom, bool [B, 1, T, T]."""
-    windows, length = document_ids.shape
+    length = document_ids.shape[1]
     index = torch.arange(length, device=document_ids.device)
     starts = torch.ones_like(document_ids, dtype=torch.bool)
     starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
@@ -219,7 +222,7 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def draw_weights(model: Transformer, config: ModelConfig, seed: int) -> None:
-    """Normal weights of deviation 0.02, the projections back into the residual stream by 1/√(2·layers) smaller (GPT-2)."""
+    """Normal weights of deviation 0.02; projections back into the residual stream by 1/√(2·layers) smaller (GPT-2)."""
     source = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters()):
         if parameter.ndim == 1:

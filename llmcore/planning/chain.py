@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from llmcore.artifacts.manifest import ArtifactRef
+from llmcore.artifacts.params import Params
 from llmcore.artifacts.recipe import From, Step
 from llmcore.artifacts.stage import Stage
 from llmcore.corpus import (
@@ -34,6 +35,7 @@ from llmcore.release import publish, quantise
 from llmcore.tokens import pack, tokenise, tokenizer
 from llmcore.training import stage as train
 
+P = TypeVar("P", bound=Params)
 FIRST_SNAPSHOT = "g000"
 
 
@@ -88,17 +90,21 @@ def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = N
     in_language = chain.add(language.STAGE, config.language, documents=cleaned)
     scrubbed = chain.add(pii.STAGE, config.pii, documents=in_language)
 
-    signatures = chain.add(dedup.SIGNATURES, config.dedup, documents=scrubbed)
-    decisions = chain.add(dedup.RESOLVE, config.dedup, signatures=signatures)
-    unique = chain.add(dedup.STAGE, config.dedup, documents=scrubbed, decisions=decisions)
+    signatures = chain.add(dedup.SIGNATURES, _part(config.dedup, dedup.SignatureParams), documents=scrubbed)
+    decisions = chain.add(dedup.RESOLVE, _part(config.dedup, dedup.ResolveParams), signatures=signatures)
+    unique = chain.add(dedup.STAGE, dedup.KeepParams(), documents=scrubbed, decisions=decisions)
 
     measured = chain.add(signals.STAGE, config.signals, documents=unique)
     first = {"documents": From((unique,), "kept/", FIRST_SNAPSHOT), "signals": From((measured,), "", FIRST_SNAPSHOT)}
     trained = chain.add(classifier.STAGE, config.classifier, **first)
     good = chain.add(quality.STAGE, config.quality, documents=unique, signals=measured, classifier=trained)
 
-    benchmarks = chain.add(decontaminate.BENCHMARKS, config.benchmarks_params(), outside=config.benchmark_paths())
-    clear = chain.add(decontaminate.STAGE, config.decontaminate, documents=good, benchmarks=benchmarks)
+    overlap = config.decontaminate
+    benchmarks = chain.add(
+        decontaminate.BENCHMARKS, overlap.benchmark_params(), {"paths": overlap.paths()},
+        documents=From((good,), "kept/", FIRST_SNAPSHOT),
+    )  # fmt: skip
+    clear = chain.add(decontaminate.STAGE, overlap.overlap_params(), documents=good, benchmarks=benchmarks)
     parts = chain.add(split.STAGE, config.split, documents=clear)
 
     vocabulary = chain.add(
@@ -117,6 +123,11 @@ def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = N
         evaluation=evaluation, plan=plan, history=before,
     )  # fmt: skip
     return chain
+
+
+def _part(section: Params, stage: type[P]) -> P:
+    """The fields of a configuration's section that one of its stages takes."""
+    return stage(**{name: getattr(section, name) for name in stage.model_fields})
 
 
 def _fetch(chain: Chain, source: CrawlSource | FileSource, previous: Mapping[str, ArtifactRef],

@@ -88,7 +88,10 @@ class FileSource(Params):
         )  # fmt: skip
 
     def scan(self) -> tuple[collect.CollectParams, Mapping[str, Any]]:
-        files, paths = collect.scan(self.kind, self.path)
+        path = self.path
+        if path.startswith("package:"):
+            path = str(resources.files("llmcore") / path.removeprefix("package:"))
+        files, paths = collect.scan(self.kind, path)
         return collect.CollectParams(name=self.name, kind=self.kind, files=files), paths
 
 
@@ -116,6 +119,11 @@ class PipelineConfig(Params):
     quantise: QuantiseParams = QuantiseParams()
     publish: PublishParams = PublishParams()
     execution: Execution = Execution()
+
+    def publish_params(self) -> PublishParams:
+        return self.publish if "name" in self.publish.model_fields_set else PublishParams(
+            **self.publish.model_dump() | {"name": self.name}
+        )
 
     @field_validator("sources")
     @classmethod
@@ -173,10 +181,8 @@ def check(data: Any, label: str = "configuration", folder: Path | None = None) -
 
 
 def _absolute(path: str, folder: Path | None) -> str:
-    if re.match(r"^[a-z0-9]+://", path):
+    if re.match(r"^([a-z0-9]+://|package:)", path):
         return path
-    if path.startswith("package:"):
-        return str(resources.files("llmcore") / path.removeprefix("package:"))
     expanded = Path(path).expanduser()
     return str(expanded if expanded.is_absolute() or folder is None else folder / expanded)
 

@@ -21,7 +21,7 @@ from llmcore.errors import LlmcoreError
 from llmcore.model import huggingface
 
 PIECE = 512  # tokens read in one go
-BATCH_TOKENS = 4_096  # tokens whose logits are in memory at once
+BATCH_TOKENS = 2_048  # tokens whose logits are in memory at once
 DECIMALS = 5  # that are written: more would be noise of the machine's arithmetic
 
 
@@ -73,6 +73,7 @@ def measure(
     quantised: Mapping[str, Path],
     pieces: Sequence[np.ndarray],
     tokenizer: Path,
+    threads: int,
     report: Callable[[int, int], None],
 ) -> Losses:
     """Compare model folders with the full one, batch by batch, so that no logits are kept.
@@ -80,6 +81,7 @@ def measure(
     full, quantised: folders in Hugging Face form. pieces: token ids, one-dimensional, the first only context.
     tokenizer: tokenizer.json.
     """
+    torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reference = huggingface.load(full).to(device).float().eval()
     models = {name: huggingface.load(folder).to(device).float().eval() for name, folder in quantised.items()}
@@ -96,17 +98,22 @@ def measure(
             batch = batch.to(device)
             targets = batch[:, 1:]
             counted = targets >= 0
-            expected = _log_probabilities(reference(batch[:, :-1].clamp(min=0)))[counted]
+            inputs = batch[:, :-1].clamp(min=0)
+            expected = reference(inputs)[counted]
             targets = targets[counted]
             tokens += len(targets)
             size += int(lengths[targets.cpu()].sum())
-            nats["full"] -= float(_of_targets(expected, targets).double().sum())
-            best = expected.argmax(-1)
+            best, normaliser = expected.argmax(-1), expected.logsumexp(-1)
+            nats["full"] += _nats(expected, normaliser, targets)
+            probability = (expected - normaliser[:, None]).exp_()
+            negentropy = _dot(probability, expected) - normaliser
             for name, model in models.items():
-                actual = _log_probabilities(model(batch[:, :-1].clamp(min=0)))[counted]
-                nats[name] -= float(_of_targets(actual, targets).double().sum())
+                actual = model(inputs)[counted]
+                normaliser = actual.logsumexp(-1)
+                nats[name] += _nats(actual, normaliser, targets)
                 agreed[name] += int((actual.argmax(-1) == best).sum())
-                divergences[name].append((expected.exp() * (expected - actual)).sum(-1).clamp(min=0).cpu())
+                cross_entropy = normaliser - _dot(probability, actual)
+                divergences[name].append((negentropy + cross_entropy).clamp(min=0).cpu())
     to_bits = 1 / math.log(2) / max(size, 1)
     formats = {}
     for name in names:
@@ -136,12 +143,14 @@ def _batches(pieces: Sequence[np.ndarray]) -> list[torch.Tensor]:
     return batches
 
 
-def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    return torch.log_softmax(logits.float(), dim=-1)
+def _nats(logits: torch.Tensor, normaliser: torch.Tensor, targets: torch.Tensor) -> float:
+    """Sum of -log p(target)."""
+    return float((normaliser - logits.gather(-1, targets[:, None])[:, 0]).double().sum())
 
 
-def _of_targets(log_probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return log_probabilities.gather(-1, targets[:, None])[:, 0]
+def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Row by row, without a table in between."""
+    return torch.einsum("nv,nv->n", left, right)
 
 
 def _bytes_per_token(tokenizer: Path) -> np.ndarray:

@@ -28,6 +28,7 @@ class QuantiseParams(Params):
         ("f16", "q8_0", "q4_0"), description="GGUF files to write; K-quants need the extra `kquants`"
     )
     tokens: int = Field(40_000, ge=1_000, description="held-out tokens on which the loss of each format is measured")
+    threads: int = Field(2, ge=1, description="on a processor; their number fixes the order of sums")
 
     @field_validator("formats")
     @classmethod
@@ -83,6 +84,7 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
             {name: Path(temporary) / name for name in params.formats},
             sample,
             tokenizer / "tokenizer.json",
+            params.threads,
             lambda done, total: run.progress(1 + done / total, 2, "measuring"),
         )
         full_bytes = (model / "model.safetensors").stat().st_size

@@ -100,7 +100,7 @@ def remove(marker: Path) -> None:
 
 
 def write_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One row a step: step, tokens so far, loss (nats a token), learning rate, gradient norm, validation loss or null."""
+    """One row a step: step, tokens so far, loss (nats a token), learning rate, gradient norm, validation loss."""
     pq.write_table(pa.Table.from_pylist(list(history), HISTORY), path, compression="zstd")
 
 

@@ -1,11 +1,11 @@
 """Which tokens step i reads: a function of the plan, the seed and i, and of nothing else.
 
-The whole state of the loader is one integer. Windows are shuffled anew in each epoch by a counter-based generator (Philox,
-Salmon et al. 2011) keyed with plan digest, seed and epoch; step i takes the next `batch` windows of that endless order,
-however many processes share the work.
+The whole state of the loader is one integer. Windows are shuffled anew in each epoch by a counter-based generator
+(Philox, Salmon et al. 2011) keyed with plan digest, seed and epoch; step i takes the next `batch` windows of that endless
+order, however many processes share the work.
 
-A piece of the plan names the tokens to *predict*; what is fed in is the token before each of them, in the same document, and
-`<|endoftext|>` before its first. So every planned token is predicted exactly once, also where a document is cut.
+A piece of the plan names the tokens to *predict*; what is fed in is the token before each of them, in the same document,
+and `<|endoftext|>` before its first. So every planned token is predicted exactly once, also where a document is cut.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PLAN_COLUMNS = ("window", "slot", "shard", "row", "start", "length")
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens and targets int64 [B, T], document_ids int32 [B, T]; a position without a token is IGNORED as target."""
+    """tokens and targets int64 [B, T], document_ids int32 [B, T]; a position without a token has IGNORED as target."""
 
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
@@ -141,11 +141,12 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
         return pq.read_table(path, columns=list(columns), partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise LlmcoreError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}; build it again") from error
+        reason = str(error).split("\n")[0]
+        raise LlmcoreError(f"{path}: not a readable Parquet file: {reason}; build it again") from error
 
 
 def _read_shards(plan: Path, names: Sequence[str], shards: Mapping[str, Path]) -> tuple[
-    dict[str, int], NDArray[np.unsignedinteger[Any]], NDArray[np.int64]
+    dict[str, int], NDArray[Any], NDArray[np.int64]
 ]:  # fmt: skip
     """Shard -> number of its first document; all tokens in a row; where each document begins (and the last ends)."""
     first_row: dict[str, int] = {}
@@ -163,6 +164,6 @@ def _read_shards(plan: Path, names: Sequence[str], shards: Mapping[str, Path]) -
             lengths.append(array.value_lengths().to_numpy().astype(np.int64))
             rows += len(array)
     kind = np.uint32 if any(part.dtype.itemsize > 2 for part in parts) else np.uint16
-    tokens = np.concatenate([part.astype(kind, copy=False) for part in parts]) if parts else np.zeros(0, dtype=kind)
+    tokens: NDArray[Any] = np.concatenate([part.astype(kind, copy=False) for part in parts]) if parts else np.zeros(0, dtype=kind)
     ends = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
     return first_row, tokens, ends

@@ -1,4 +1,4 @@
-"""What a training is told. A plain dataclass, so that a bare GPU node needs no pydantic; the configuration validates it with pydantic."""
+"""What a training is told. A plain dataclass: a bare GPU node needs no pydantic, which checks it in the configuration."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from llmcore.errors import UsageError
 
 Schedule = Literal["wsd", "cosine"]
 Precision = Literal["bf16", "fp32"]
+Method = Literal["muon", "adamw"]
 
 
 def _field(default: Any, description: str, **bounds: Any) -> Any:
     """A field with what pydantic reads from its metadata: description, ge, gt, le."""
     return dataclasses.field(default=default, metadata={"description": description, **bounds})
+
+CHOICES = {"schedule": get_args(Schedule), "precision": get_args(Precision), "optimizer": get_args(Method)}
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class TrainParams:
     batch: int = _field(16, "windows in one step", ge=1)
     micro_batch: int = _field(16, "windows in one forward pass; a divisor of batch", ge=1)
 
-    learning_rate: float = _field(3e-3, "at its peak", gt=0)
+    optimizer: Method = _field("muon", "muon: Muon for the matrices in the blocks, AdamW for the rest; adamw: for all")
+    learning_rate: float = _field(3e-3, "AdamW's at its peak", gt=0)
+    muon_learning_rate: float = _field(0.02, "Muon's at its peak", gt=0)
     warm_up: int = _field(50, "steps of linear rise", ge=0)
     schedule: Schedule = _field("wsd", "wsd: constant, then a linear fall; cosine: falls from the end of the warm-up")
     decay: float = _field(0.4, "share of the steps in which wsd falls", ge=0, le=1)
@@ -44,7 +49,7 @@ class TrainParams:
     weight_decay: float = _field(0.1, "of the matrices; norms have none", ge=0)
     clip: float = _field(1.0, "largest norm of the gradient", gt=0)
 
-    precision: Precision = _field("bf16", "of the products; weights, moments and sums stay fp32")
+    precision: Precision = _field("fp32", "of the products; weights, moments and sums stay fp32")
     compile: bool = _field(True, "compile the step with torch.compile; needs a C++ compiler on a processor")
     threads: int = _field(2, "on a processor; their number fixes the order of sums, so it is part of the recipe", ge=1)
     seed: int = _field(1, "of the weights and of the order of the windows", ge=0)
@@ -70,7 +75,7 @@ class TrainParams:
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
     bounds, name = field.metadata, f"train.{field.name}"
-    choices = {"schedule": get_args(Schedule), "precision": get_args(Precision)}.get(field.name)
+    choices = CHOICES.get(field.name)
     if choices is not None:
         if value not in choices:
             raise UsageError(f"{name}: {value!r} is none of {', '.join(choices)}")

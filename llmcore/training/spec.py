@@ -1,4 +1,4 @@
-"""What a trainer is told: the parameters and where the files lie. Written by the stage, read by the trainer's process."""
+"""What a trainer is told: parameters, and where the files lie. Written by the stage, read by the trainer's process."""
 
 from __future__ import annotations
 

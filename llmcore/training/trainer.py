@@ -1,10 +1,10 @@
 """The training loop, a process of its own: `python -m llmcore.training.trainer SPEC.json`, or the same under torchrun.
 
-A run is a function of its spec: step i reads windows fixed by plan and seed, nothing is drawn while training, and every sum
-has a fixed order. So a run that is killed and started again ends with the bits of one that was not.
+A run is a function of its spec: step i reads windows fixed by plan and seed, nothing is drawn while training, and every
+sum has a fixed order. So a run that is killed and started again ends with the bits of one that was not.
 
-In the spec's scratch folder: `checkpoints/`, `heartbeat.json` (how far, how fast), `log.jsonl` (one line a step) and, when
-done, `result/` (the model in Hugging Face form, history.parquet, metrics.json), which appears whole.
+In the spec's scratch folder: `checkpoints/`, `heartbeat.json` (how far, how fast), `log.jsonl` (one line a step) and,
+when done, `result/` (the model in Hugging Face form, history.parquet, metrics.json), which appears whole.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from llmcore.model.transformer import ModelConfig, Transformer, document_layout
 from llmcore.training import checkpoint as checkpoints
 from llmcore.training.checkpoint import Checkpoint, write_atomically
 from llmcore.training.loader import Windows, plan_digest, windows_of_step
+from llmcore.training.optimizer import Optimizer
 from llmcore.training.params import TrainParams
 from llmcore.training.spec import STOPPED, Spec
 
@@ -55,7 +56,7 @@ class Processes:
         self.device = torch.device("cuda", local) if cuda else torch.device("cpu")
         torch.set_num_threads(params.threads)
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a check for defects that costs some per cent
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs per cents
         if cuda:
             torch.cuda.set_device(self.device)
         if (params.batch // params.micro_batch) % self.world:
@@ -83,7 +84,7 @@ class Processes:
 class Stop:
     """Set by SIGTERM or SIGINT, however often, or when nobody watches any more; the loop reads it between steps.
 
-    Before the first step, which may spend a minute compiling, there is nothing to save, so a signal ends the process at once.
+    Before the first step, which may spend a minute compiling, there is nothing to save: a signal ends the process at once.
     """
 
     def __init__(self, watched: Path) -> None:
@@ -118,10 +119,12 @@ def train(spec: Spec) -> int:
     windows = Windows(spec.plan, spec.tokens, spec.window, spec.end)
     if not len(windows):
         raise LlmcoreError(f"{spec.plan}: no window to train on; the corpus is empty after filtering")
-    held_out = Windows(spec.validation_plan, spec.validation_tokens, spec.window, spec.end) if spec.validation_plan else None
+    held_out = None
+    if spec.validation_plan is not None:
+        held_out = Windows(spec.validation_plan, spec.validation_tokens, spec.window, spec.end)
     model = Transformer(model_config, params.seed).to(processes.device)
     gradient = flat_gradient(model)
-    optimizer = make_optimizer(model, params)
+    optimizer = Optimizer(model, params)
     loss_of = loss_function(model, params, processes.device)
     digest, steps = plan_digest(spec.plan), params.total_steps(len(windows))
 
@@ -130,20 +133,20 @@ def train(spec: Spec) -> int:
     if found is not None:
         step, history = found.step, [dict(row) for row in found.history]
         model.load_state_dict(dict(found.model))
-        restore_optimizer(optimizer, model, found.optimizer)
+        optimizer.restore(found.optimizer)
     log = Log(spec.scratch, steps, processes.rank == 0)
-    log.say(f"{model_config.parameters:,} parameters, {steps} steps, from step {step}, on {processes.world} x {processes.device}")
+    log.say(f"{model_config.parameters:,} parameters, {steps} steps, from step {step}, on {processes.device}")
 
     def save_checkpoint() -> None:
         if processes.rank == 0:
-            state = Checkpoint(step, model.state_dict(), optimizer_tensors(optimizer, model), history)
+            state = Checkpoint(step, model.state_dict(), optimizer.tensors(), history)
             checkpoints.save(spec.scratch / "checkpoints", state, recipe)
         processes.wait()
 
     while step < steps:
         numbers = windows_of_step(step, len(windows), params.batch, digest, params.seed)
         valid = int(windows.filled[numbers].sum())
-        rate = learning_rate(step, steps, params)
+        rate = rate_share(step, steps, params)
         gradient.zero_()
         share = torch.zeros(2, dtype=torch.float64, device=processes.device)  # loss, and whether to stop
         for part in _mine(numbers, params.micro_batch, processes):
@@ -154,17 +157,17 @@ def train(spec: Spec) -> int:
         processes.sum(gradient)
         processes.sum(share)
         norm = clip(gradient, params.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
+        optimizer.step(rate)
         step += 1
         stop.worked = True
         total, leave = share.tolist()
         if not math.isfinite(total) or not math.isfinite(norm):
-            raise LlmcoreError(f"train.learning_rate: the loss is not finite at step {step}; lower the rate or raise train.warm_up")
+            raise LlmcoreError(
+                f"train.learning_rate: the loss is not finite at step {step}; lower the rate or raise train.warm_up"
+            )
         row: dict[str, Any] = {
             "step": step, "tokens": (history[-1]["tokens"] if history else 0) + valid, "loss": total,
-            "learning_rate": rate, "grad_norm": norm, "validation_loss": None,
+            "learning_rate": params.learning_rate * rate, "grad_norm": norm, "validation_loss": None,
         }  # fmt: skip
         last = step == steps
         if held_out is not None and (last or (params.validation_every and step % params.validation_every == 0)):
@@ -200,7 +203,7 @@ def loss_function(model: Transformer, params: TrainParams, device: torch.device)
     if params.compile:
         compiler = os.environ.get("CXX", "g++")
         if device.type == "cpu" and shutil.which(compiler) is None:
-            raise UsageError(f"train.compile: no C++ compiler ({compiler}) found; install one or set train.compile to false")
+            raise UsageError(f"train.compile: no C++ compiler ({compiler}) found; install one or set it to false")
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its pool of workers takes memory and outlives us
     compute = torch.compile(model.loss, dynamic=False) if params.compile else model.loss
 
@@ -218,7 +221,9 @@ def loss_function(model: Transformer, params: TrainParams, device: torch.device)
     return loss_of
 
 
-def validation_loss(windows: Windows, loss_of: Callable[..., Tensor], params: TrainParams, processes: Processes) -> float | None:
+def validation_loss(
+    windows: Windows, loss_of: Callable[..., Tensor], params: TrainParams, processes: Processes
+) -> float | None:
     """Nats a token over the first windows of the validation plan; None where there are none."""
     numbers = np.arange(min(len(windows), params.validation_windows or len(windows)))
     if not len(numbers):
@@ -233,30 +238,25 @@ def validation_loss(windows: Windows, loss_of: Callable[..., Tensor], params: Tr
     return float(total.item()) / int(windows.filled[numbers].sum())
 
 
-def learning_rate(step: int, steps: int, params: TrainParams) -> float:
-    """Rate of step 0, 1, …: linear warm-up, then WSD (Hu et al. 2024: constant, then linear) or cosine."""
+def rate_share(step: int, steps: int, params: TrainParams) -> float:
+    """Learning rate of step 0, 1, … as a share of the peak.
+
+    Linear warm-up, then WSD (Hu et al. 2024: constant, then linear) or cosine.
+    """
     warm_up = min(params.warm_up, steps // 2)
     floor = params.final_learning_rate
     if step < warm_up:
-        share = (step + 1) / (warm_up + 1)
-    elif params.schedule == "cosine":
-        share = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
+        return (step + 1) / (warm_up + 1)
+    if params.schedule == "cosine":
+        fallen = 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
     else:
         falling = max(1, round(params.decay * steps))
-        share = floor + (1 - floor) * min(1.0, (steps - step) / falling)
-    return params.learning_rate * share
-
-
-def make_optimizer(model: Transformer, params: TrainParams) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) with fp32 moments; matrices decay, norms do not."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), fused=True)
+        fallen = min(1.0, (steps - step) / falling)
+    return floor + (1 - floor) * fallen
 
 
 def flat_gradient(model: Transformer) -> Tensor:
-    """Give every parameter a view into one zeroed vector as its gradient, so that summing and clipping are one operation."""
+    """Give every parameter a view into one zeroed vector as its gradient: summing and clipping are one operation."""
     parameters = list(model.parameters())
     flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
     at = 0
@@ -274,23 +274,6 @@ def clip(gradient: Tensor, limit: float) -> float:
     return norm
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: Transformer) -> dict[str, Tensor]:
-    """The optimiser's state as "parameter name/state name" -> tensor."""
-    return {
-        f"{name}/{part}": tensor
-        for name, parameter in model.named_parameters()
-        for part, tensor in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, model: Transformer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of optimizer_tensors."""
-    parameters = dict(model.named_parameters())
-    for key, tensor in tensors.items():
-        name, _, part = key.rpartition("/")
-        optimizer.state[parameters[name]][part] = tensor.to(parameters[name].device)
-
-
 def write_result(spec: Spec, model: Transformer, history: Sequence[Mapping[str, Any]]) -> None:
     """result/ appears whole, under its name, when everything in it is written."""
     aside = spec.scratch / ".result"
@@ -299,8 +282,8 @@ def write_result(spec: Spec, model: Transformer, history: Sequence[Mapping[str, 
     checkpoints.write_history(history, aside / "history.parquet")
     config, final = model.config, history[-1]
     write_atomically(aside / "metrics.json", {
-        "steps": final["step"], "tokens": final["tokens"], "loss": final["loss"], "validation_loss": final["validation_loss"],
-        "parameters": config.parameters, "flops": config.flops_per_token() * final["tokens"],
+        "steps": final["step"], "tokens": final["tokens"], "loss": final["loss"],
+        "validation_loss": final["validation_loss"], "parameters": config.parameters, "flops": config.flops_per_token() * final["tokens"],
     })  # fmt: skip
     aside.rename(spec.scratch / "result")
 
