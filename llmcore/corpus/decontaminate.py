@@ -56,7 +56,7 @@ DefinitionName = Literal["tulu3", "palm", "gpt3", "datatrove"]
 
 
 class BenchmarkParams(Params):
-    """What the index holds. Files of the user's enter by name and digest; where they lie is `run.outside`."""
+    """What the index holds. Files of the user's enter by name and digest; where they lie is run.outside["paths"]."""
 
     bundled: tuple[str, ...] = BUNDLED
     files: dict[str, str] = Field(default_factory=dict, description="name -> SHA-256 of a JSONL file")
@@ -87,7 +87,7 @@ class DecontaminateParams(Params):
         return names
 
     def paths(self) -> dict[str, str]:
-        """Name -> path of the user's own benchmarks; what `run.outside` must hold."""
+        """Name -> path of the user's own benchmarks; what run.outside["paths"] must hold."""
         return {Path(name).stem: name for name in self.benchmarks if name not in BUNDLED}
 
     def benchmark_params(self) -> BenchmarkParams:
@@ -283,7 +283,7 @@ def _common(grams: pl.DataFrame, documents: Files | None, share: float) -> pl.Se
 def _pieces(name: str, params: BenchmarkParams, run: Run) -> Iterator[tuple[str, str, str, str]]:
     """(benchmark, item, field, text) of every text in a benchmark's JSONL file."""
     if name in params.files:
-        path = Path(run.outside[name])
+        path = Path(run.outside["paths"][name])
         if file_digest(path) != params.files[name]:
             raise LlmcoreError(f"{path}: changed since the run was planned; run again")
         content = path.read_text(encoding="utf-8")
