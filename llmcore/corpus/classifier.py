@@ -51,7 +51,7 @@ class ClassifierParams(Params):
 
 
 def train(inputs: Mapping[str, Files], params: ClassifierParams, run: Run) -> Mapping[str, Any]:
-    """Write model.bin, unless there are too few passages. Inputs: documents (kept tables) and signals, shard by shard."""
+    """Write model.bin, unless there are too few passages. Inputs: documents (kept/) and signals (signals/)."""
     good, bad = _examples(inputs, params)
     counts = {"positives": len(good), "negatives": len(bad)}
     if min(len(good), len(bad)) < MIN_PASSAGES:

@@ -1,8 +1,8 @@
 """Quality: decide by a table of rules over the signals, then by the classifier trained in the flow.
 
-The table is `QualityParams` itself: each field is one rule with its signal, its comparison, its threshold and where that
-comes from; null switches a rule off. A dropped document carries every rule that it failed with value and threshold, so
-that a threshold can be judged by what it costs.
+The table is `QualityParams` itself: each field is one rule with its signal, its comparison, its threshold and where
+that comes from; null switches a rule off. A dropped document carries every rule that it failed with value and
+threshold, so that a threshold can be judged by what it costs.
 
 Where a default differs from its source, it says why. Shares of lines judge only documents of at least MIN_LINES lines:
 a speech that comes as one line of 46 kB has no lines to speak of.
@@ -123,7 +123,7 @@ def rules(params: QualityParams) -> list[Rule]:
 
 
 def quality(documents: pl.DataFrame, params: QualityParams, signals: pl.DataFrame, classifier: Files) -> ShardResult:
-    """Kept, dropped (reason: first rule failed; detail: all of them), and `scores`: id, classifier_score (null: no model).
+    """Kept, dropped (reason: first rule failed; detail: all of them), and `scores`: id, classifier_score (or null).
 
     signals: SIGNALS_SCHEMA, row for row the same documents. Raises LlmcoreError if they are not.
     """
