@@ -61,10 +61,10 @@ class ModelConfig:
         return self.vocab_size * self.width * (1 if self.tied else 2) + self.layers * block + self.width
 
     def flops_per_token(self, context: int | None = None) -> int:
-        """Floating-point operations to train on one token, forward and backward; the output layer counts even when tied.
+        """Floating-point operations to train on one token, forward and backward; a tied output layer counts too.
 
-        Convention: 6 a weight that multiplies (Kaplan et al. 2020), and 6 · layers · width · context for causal attention
-        (half the 12 of PaLM, appendix B, which counts what the mask hides). context: tokens attended to at most.
+        Convention: 6 a weight that multiplies (Kaplan et al. 2020), and 6 · layers · width · context for causal
+        attention (half the 12 of PaLM, appendix B, which counts what the mask hides). context: most tokens attended to.
         """
         lookup = 0 if self.tied else self.vocab_size * self.width
         norms = (2 * self.layers + 1) * self.width
@@ -160,7 +160,7 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The language model. Weights are drawn from `seed` alone, parameter after parameter in the order of their names."""
+    """The language model. Weights are drawn from `seed` alone, parameter by parameter in the order of their names."""
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class Transformer(nn.Module):
         return F.linear(self.model(tokens, positions, mask), self.head_weight)
 
     def loss(self, tokens: Tensor, targets: Tensor, positions: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Sum of the cross-entropy in nats, fp32, over the targets that are not IGNORED; the caller divides by their number.
+        """Sum of the cross-entropy, nats in fp32, over targets that are not IGNORED; the caller divides by their count.
 
         tokens, targets, positions int64 [B, T]; mask bool [B, 1, T, T]; the last two as `document_layout` gives them.
         """

@@ -1,10 +1,10 @@
 """Which tokens step i reads: a function of the plan, the seed and i, and of nothing else.
 
 The whole state of the loader is one integer. Windows are shuffled anew in each epoch by a counter-based generator
-(Philox, Salmon et al. 2011) keyed with plan digest, seed and epoch; step i takes the next `batch` windows of that endless
-order, however many processes share the work.
+(Philox, Salmon et al. 2011) keyed with plan digest, seed and epoch; step i takes the next `batch` windows of that
+endless order, however many processes share the work.
 
-A piece of the plan names the tokens to *predict*; what is fed in is the token before each of them, in the same document,
+A piece of the plan names the tokens to *predict*; what is fed in is the token before each of them in the same document,
 and `<|endoftext|>` before its first. So every planned token is predicted exactly once, also where a document is cut.
 """
 
@@ -41,7 +41,7 @@ class Windows:
     """The windows of one plan over tokens in memory; `windows[numbers]` is a Batch."""
 
     def __init__(self, plan: Path, shards: Mapping[str, Path], window: int, beginning: int = 0) -> None:
-        """shards: file name -> token Parquet; window: tokens in one; beginning: the token fed before a document's first.
+        """shards: file name -> token Parquet; window: tokens in one; beginning: the token fed before a document's.
 
         Raises LlmcoreError, naming the file, where the plan and the tokens do not belong together.
         """
@@ -66,7 +66,7 @@ class Windows:
         self._first = np.searchsorted(number, np.arange(self._count + 1))
         self.filled = np.bincount(number, weights=length, minlength=self._count).astype(np.int64)  # tokens by window
         if self._count and self.filled.max() > window:
-            raise LlmcoreError(f"{plan}: window {int(self.filled.argmax())} holds more than {window} tokens; pack again")
+            raise LlmcoreError(f"{plan}: window {int(self.filled.argmax())} is above {window} tokens; pack again")
 
     def __len__(self) -> int:
         return self._count
@@ -164,6 +164,6 @@ def _read_shards(plan: Path, names: Sequence[str], shards: Mapping[str, Path]) -
             lengths.append(array.value_lengths().to_numpy().astype(np.int64))
             rows += len(array)
     kind = np.uint32 if any(part.dtype.itemsize > 2 for part in parts) else np.uint16
-    tokens: NDArray[Any] = np.concatenate([part.astype(kind, copy=False) for part in parts]) if parts else np.zeros(0, dtype=kind)
+    tokens: NDArray[Any] = np.concatenate([np.zeros(0, dtype=kind), *(part.astype(kind, copy=False) for part in parts)])
     ends = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
     return first_row, tokens, ends

@@ -1,7 +1,7 @@
 """Muon for the matrices inside the blocks, AdamW for the rest; or AdamW for all.
 
-Muon (Jordan et al. 2024) steps along the momentum with its singular values made equal, by five Newton-Schulz steps. On the
-quickstart's two million parameters it reached in 200 steps the loss that AdamW reached in 450.
+Muon (Jordan et al. 2024) steps along the momentum with its singular values made equal, by five Newton-Schulz steps. On
+the quickstart's two million parameters it reached in 200 steps the loss that AdamW reached in 450.
 Moments are fp32. Parameters of one shape are worked on as one batched product.
 """
 

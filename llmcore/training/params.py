@@ -1,8 +1,10 @@
-"""What a training is told. A plain dataclass: a bare GPU node needs no pydantic, which checks it in the configuration."""
+"""What a training is told. A plain dataclass: a bare GPU node needs no pydantic, which checks the configuration."""
 
 from __future__ import annotations
 
 import dataclasses
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -37,11 +39,11 @@ class TrainParams:
     batch: int = _field(16, "windows in one step", ge=1)
     micro_batch: int = _field(16, "windows in one forward pass; a divisor of batch", ge=1)
 
-    optimizer: Method = _field("muon", "muon: Muon for the matrices in the blocks, AdamW for the rest; adamw: for all")
+    optimizer: Method = _field("muon", "muon: Muon for the matrices in the blocks, AdamW for the rest; adamw: for all")  # noqa: RUF009
     learning_rate: float = _field(3e-3, "AdamW's at its peak", gt=0)
     muon_learning_rate: float = _field(0.02, "Muon's at its peak", gt=0)
     warm_up: int = _field(50, "steps of linear rise", ge=0)
-    schedule: Schedule = _field("wsd", "wsd: constant, then a linear fall; cosine: falls from the end of the warm-up")
+    schedule: Schedule = _field("wsd", "wsd: constant, then a linear fall; cosine: falls from the end of the warm-up")  # noqa: RUF009
     decay: float = _field(0.4, "share of the steps in which wsd falls", ge=0, le=1)
     final_learning_rate: float = _field(0.0, "at the end, as a share of the peak", ge=0, le=1)
     beta1: float = _field(0.9, "AdamW's decay of the first moment", ge=0, lt=1)
@@ -49,7 +51,7 @@ class TrainParams:
     weight_decay: float = _field(0.1, "of the matrices; norms have none", ge=0)
     clip: float = _field(1.0, "largest norm of the gradient", gt=0)
 
-    precision: Precision = _field("fp32", "of the products; weights, moments and sums stay fp32")
+    precision: Precision = _field("fp32", "of the products; weights, moments and sums stay fp32")  # noqa: RUF009
     compile: bool = _field(True, "compile the step with torch.compile; needs a C++ compiler on a processor")
     threads: int = _field(2, "on a processor; their number fixes the order of sums, so it is part of the recipe", ge=1)
     seed: int = _field(1, "of the weights and of the order of the windows", ge=0)
@@ -74,7 +76,8 @@ class TrainParams:
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    bounds, name = field.metadata, f"train.{field.name}"
+    bounds: Mapping[str, Any] = field.metadata
+    name = f"train.{field.name}"
     choices = CHOICES.get(field.name)
     if choices is not None:
         if value not in choices:
@@ -85,8 +88,8 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
         raise UsageError(f"{name}: {value!r} must be a {'number' if kind is float else kind.__name__}")
     if kind is bool:
         return
-    if not (value >= bounds.get("ge", value) and value <= bounds.get("le", value)
-            and ("gt" not in bounds or value > bounds["gt"]) and ("lt" not in bounds or value < bounds["lt"])):  # fmt: skip
+    kept: dict[str, Any] = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
+    if not all(holds(value, bounds[bound]) for bound, holds in kept.items() if bound in bounds):
         limits = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
         words = " and ".join(f"{limits[bound]} {bounds[bound]}" for bound in limits if bound in bounds)
         raise UsageError(f"{name}: {value} must be {words}")

@@ -1,7 +1,7 @@
 """The training stage: starts the trainer as a process of its own, watches over it, and takes its result.
 
 The trainer runs in its own session, so that a signal to whoever started the pipeline reaches it only through here. It
-holds a lock on the scratch folder for as long as it lives (inherited, so there is no gap while it starts): a parent that
+holds a lock on the scratch folder as long as it lives (inherited, so there is no gap while it starts): a parent that
 comes back after a crash finds the lock taken and goes on watching that trainer, and two can never write one scratch.
 """
 
@@ -37,7 +37,7 @@ def train(inputs: Mapping[str, Files], params: TrainParams, run: Run) -> dict[st
 
     inputs: tokens (train/, validation/), plan (plan.json, plan/), tokenizer (tokenizer.json).
     run.outside: {"nproc": n} for n processes under torchrun.
-    Raises LlmcoreError with the last line of the trainer's log; whatever is raised here stops the trainer after a checkpoint.
+    Raises LlmcoreError with the last line of the trainer's log. Whatever is raised here stops the trainer, which saves.
     """
     spec = run.scratch / "spec.json"
     _write_spec(inputs, params, run.scratch, spec)
@@ -71,7 +71,7 @@ def train(inputs: Mapping[str, Files], params: TrainParams, run: Run) -> dict[st
 
 
 class Trainer:
-    """The one trainer of a scratch folder: started here, or found at work. Leaving the context with an error stops it."""
+    """The one trainer of a scratch folder: started here, or found at work. Leaving with an error stops it."""
 
     def __init__(self, scratch: Path, spec: Path, processes: int, threads: int) -> None:
         self.scratch = scratch

@@ -84,7 +84,7 @@ class Processes:
 class Stop:
     """Set by SIGTERM or SIGINT, however often, or when nobody watches any more; the loop reads it between steps.
 
-    Before the first step, which may spend a minute compiling, there is nothing to save: a signal ends the process at once.
+    Before the first step, which may compile for a minute, there is nothing to save: a signal ends the process at once.
     """
 
     def __init__(self, watched: Path) -> None:
@@ -199,7 +199,7 @@ def config_of(spec: Spec) -> ModelConfig:
 
 
 def loss_function(model: Transformer, params: TrainParams, device: torch.device) -> Callable[..., Tensor]:
-    """(windows, numbers) -> summed loss of those windows, in the precision of the parameters, compiled if they say so."""
+    """(windows, numbers) -> summed loss of those windows, in the precision asked for, compiled if asked for."""
     if params.compile:
         compiler = os.environ.get("CXX", "g++")
         if device.type == "cpu" and shutil.which(compiler) is None:
@@ -283,7 +283,8 @@ def write_result(spec: Spec, model: Transformer, history: Sequence[Mapping[str, 
     config, final = model.config, history[-1]
     write_atomically(aside / "metrics.json", {
         "steps": final["step"], "tokens": final["tokens"], "loss": final["loss"],
-        "validation_loss": final["validation_loss"], "parameters": config.parameters, "flops": config.flops_per_token() * final["tokens"],
+        "validation_loss": final["validation_loss"], "parameters": config.parameters,
+        "flops": config.flops_per_token() * final["tokens"],
     })  # fmt: skip
     aside.rename(spec.scratch / "result")
 
