@@ -11,15 +11,18 @@ import gguf
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from llmcore.errors import LlmcoreError, UsageError
+from llmcore.model import huggingface
+from llmcore.model.transformer import ModelConfig, Transformer
 from llmcore.release import fidelity, gate, gguf_file, k_quants
 from llmcore.release.card import markdown
 from llmcore.release.publish import PublishParams, publish
-from llmcore.release.quantise import QuantiseParams
+from llmcore.release.quantise import STAGE, QuantiseParams
 from tests.local_files import LocalFiles, LocalRun
 from tests.release_inputs import HOSTILE, SPECIAL, release, token_table, train_model, train_tokenizer
 
@@ -152,10 +155,10 @@ def test_held_out_text_is_drawn_from_every_document_first(tokenizer: Path, tmp_p
     table = token_table(encoder, [f"{n} " + "The statement is executed. " * 60 for n in range(10)])
     (tmp_path / "validation").mkdir()
     table.write_parquet(tmp_path / "validation" / "g000-00-web-00000.parquet")
-    pieces = fidelity.sample(LocalFiles(tmp_path), budget=1_000, window=100)
+    pieces = fidelity.sample(LocalFiles(tmp_path), budget=1_000, window=100, split="validation")
     rows = table.sort("id")["tokens"].to_list()
     assert [piece.tolist() for piece in pieces] == [[0, *row[:100]] for row in rows]
-    more = fidelity.sample(LocalFiles(tmp_path), budget=1_500, window=100)
+    more = fidelity.sample(LocalFiles(tmp_path), budget=1_500, window=100, split="validation")
     assert [piece.tolist() for piece in more[10:]] == [row[99:200] for row in rows[:5]]
 
 
@@ -165,7 +168,14 @@ def test_no_held_out_text_is_an_error(tmp_path: Path) -> None:
         tmp_path / "validation" / "g000-00-web-00000.parquet"
     )
     with pytest.raises(LlmcoreError, match="no held-out tokens"):
-        fidelity.sample(LocalFiles(tmp_path), 1_000, 128)
+        fidelity.held_out_split(LocalFiles(tmp_path))
+
+
+def test_without_validation_text_the_test_split_serves(tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    table = token_table(Tokenizer.from_file(str(tokenizer / "tokenizer.json")), ["The statement is executed."])
+    table.write_parquet(tmp_path / "test" / "g000-00-web-00000.parquet")
+    assert fidelity.held_out_split(LocalFiles(tmp_path)) == "test"
 
 
 def test_a_k_quant_without_the_extra_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,3 +308,34 @@ def test_text_of_documents_cannot_become_markup_on_the_card() -> None:
     assert "](http" not in head.replace("\\](http", "")
     assert "````text\nThe state ``` of <script>" in tail  # a longer fence than any inside
     assert markdown("a|b\nc <i> & *x*") == "a\\|b c &lt;i&gt; &amp; \\*x\\*"
+
+
+GOLDEN = {
+    "f16": "253b058b4817d1cf",
+    "q8_0": "dd3628f3c6be5db7",
+    "q4_0": "29cddfa81e47ffac",
+}
+
+
+@pytest.mark.parametrize("quantisation", GOLDEN)
+def test_quantise_makes_what_it_always_made(tmp_path: Path, quantisation: str) -> None:
+    """Other bytes from the same input need another version of the stage."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *alphabet, "th", "the"])}
+    merges = [("t", "h"), ("th", "e")]
+    encoder = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    encoder.add_special_tokens(list(SPECIAL))
+    encoder.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}')
+    config = ModelConfig(len(vocabulary), width=32, layers=1, heads=2, kv_heads=1, ffn_width=64, window=16)
+    model = Transformer(config)
+    numbers = np.random.Generator(np.random.Philox(1))
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    model.load_state_dict(
+        {name: torch.from_numpy(numbers.random(shapes[name], dtype=np.float32) - 0.5) for name in sorted(shapes)}
+    )
+    huggingface.save(model, tmp_path)
+    gguf_file.write(tmp_path, tmp_path, tmp_path / "m.gguf", quantisation)
+    assert STAGE.version == 1
+    assert sha256((tmp_path / "m.gguf").read_bytes()).hexdigest()[:16] == GOLDEN[quantisation]

@@ -35,19 +35,24 @@ class Losses:
     formats: Mapping[str, dict[str, float]]
 
 
-def sample(tokens: Files, budget: int, window: int, split: str = "validation") -> list[np.ndarray]:
+def held_out_split(tokens: Files) -> str:
+    """The split to measure on: validation, or test where validation is empty. LlmcoreError if both are."""
+    for split in ("validation", "test"):
+        if any((table["n_tokens"] > 1).any() for _, table in tokens.tables(f"{split}/")):
+            return split
+    raise LlmcoreError("validation/: no held-out tokens to measure on; enlarge split.validation or add documents")
+
+
+def sample(tokens: Files, budget: int, window: int, split: str) -> list[np.ndarray]:
     """About `budget` held-out tokens as pieces of documents, the first piece of every document before any second one.
 
     A piece starts with the token that comes before it and is not itself counted: <|endoftext|> (with which a document's
     own tokens end) before a document's first, as in training. window: the longest context of the model, which bounds a
     piece too. Documents come in the order of their ids, which are hashes: a fair draw that is the same in each run.
-    Raises LlmcoreError if the split is empty.
     """
     longest = min(PIECE, window)
     length = pl.col("n_tokens").cast(pl.Int64) - 1  # without the end of text, which stands for no bytes
     documents = [table.select("id", "n_tokens", "tokens") for _, table in tokens.tables(f"{split}/")]
-    if not documents:
-        raise LlmcoreError(f"{split}/: no held-out tokens to measure on; enlarge split.{split} or add documents")
     row, start, size = pl.col("tokens"), pl.col("start"), pl.col("size")
     pieces = (
         pl.concat(documents)
@@ -63,8 +68,6 @@ def sample(tokens: Files, budget: int, window: int, split: str = "validation") -
             .otherwise(row.list.slice(pl.max_horizontal(start - 1, 0), size + 1))
         )
     )
-    if not pieces.height:
-        raise LlmcoreError(f"{split}/: no held-out tokens to measure on; enlarge split.{split} or add documents")
     return [piece.to_numpy().astype(np.int64) for piece in pieces.to_series()]
 
 

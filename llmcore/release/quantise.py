@@ -50,7 +50,8 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
         gather(inputs["model"], MODEL_FILES, model)
         gather(inputs["tokenizer"], TOKENIZER_FILES, tokenizer)
         window = int(json.loads((model / "config.json").read_text())["max_position_embeddings"])
-        sample = fidelity.sample(inputs["tokens"], params.tokens, window)
+        split = fidelity.held_out_split(inputs["tokens"])
+        sample = fidelity.sample(inputs["tokens"], params.tokens, window, split)
         folder = run.out / "gguf"
         folder.mkdir()
         f16 = folder / "model-f16.gguf" if "f16" in params.formats else Path(temporary) / "f16.gguf"
@@ -89,7 +90,7 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
         )
         full_bytes = (model / "model.safetensors").stat().st_size
     report = {
-        "measured_on": {"split": "validation", "tokens": losses.tokens, "bytes": losses.bytes, "pieces": len(sample)},
+        "measured_on": {"split": split, "tokens": losses.tokens, "bytes": losses.bytes, "pieces": len(sample)},
         "full": {"file": "model.safetensors", "bytes": full_bytes, "bits_per_byte": losses.bits_per_byte},
         "formats": [entry | losses.formats[entry["format"]] for entry in entries],
     }
