@@ -22,7 +22,8 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from llmcore.artifacts.keys import file_digest
-from llmcore.artifacts.stage import Files, Params, Run, ShardResult, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import Files, Run, ShardResult, Stage
 from llmcore.corpus.schema import detail_json, dropped
 from llmcore.errors import LlmcoreError, UsageError
 
@@ -31,7 +32,8 @@ REPORTED = 0.2  # overlaps from this share on are listed in the report, dropped 
 COMMON_DOCUMENTS = 20  # an n-gram in no more documents than this is never called common
 CALCULATOR = re.compile(r"<<[^>]*>>")  # GSM8K's annotations, which no page that quotes it shows
 
-QUESTION = ("question", "prompt", "ctx", "query", "problem", "passage", "context", "input", "text")
+# Passages and contexts are left out: they are quoted from the open web, and no evidence of the question.
+QUESTION = ("question", "prompt", "ctx", "query", "problem", "text")
 OPTIONS = ("choices", "endings", "options")
 ANSWER = ("upstream_answer", "answer", "solution", "canonical_solution", "target", "expected")
 
@@ -156,7 +158,7 @@ def benchmarks(inputs: Mapping[str, Files], params: BenchmarkParams, run: Run) -
         if not scored.filter((pl.col("benchmark") == name) & (pl.col("total") > 0)).height:
             raise UsageError(
                 f"benchmark {name!r} would match nothing: no item has a text of {definition.shortest} words; "
-                f"its lines need one of the keys {', '.join(QUESTION[:6])}"
+                f"its lines need one of the keys {', '.join(QUESTION)}"
             )
     grams = grams.join(fields.select("row", *key), on=key).select("hash", "row", "start", "length")
     fields.write_parquet(run.out / "items.parquet", compression="zstd")

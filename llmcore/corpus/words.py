@@ -72,7 +72,7 @@ def utf8(column: pl.Series) -> tuple[U8, I64]:
 def string_hashes(column: pl.Series, seed: int = 0) -> U64:
     """One stable 64-bit hash a row, of the bytes as they are."""
     data, offsets = utf8(column)
-    return _hash_rows(data, offsets, mix(np.uint64(seed)))
+    return _hash_rows(data, offsets, np.uint64(mix(np.uint64(seed))))  # numba hands a plain int back
 
 
 def word_hashes(column: pl.Series) -> tuple[U64, I64]:
