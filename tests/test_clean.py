@@ -70,7 +70,7 @@ def test_takes_out_boilerplate_lines(line: str) -> None:
     [
         "Copyright law is older than the printing press would suggest.",
         "The next top model.",
-        "if a > b and b > c then a > c, which is what transitive means, and holds for every order of numbers on the line",
+        "if a > b and b > c then a > c, which is what transitive means, and holds for every order of numbers",
         "Cookies are baked for ten minutes.",
     ],
 )
@@ -120,7 +120,9 @@ AWKWARD = st.text(
     max_size=60,
 )
 PIECES = st.lists(
-    st.sampled_from(["sÃ©ance", "â\x80\x99", "Home | About", "Comments are closed.", "text", "\n", " ", "\u0301", "Ã\xa0"])
+    st.sampled_from(
+        ["sÃ©ance", "â\x80\x99", "Home | About", "Comments are closed.", "text", "\n", " ", "\u0301", "Ã\xa0"]
+    )
 )
 
 

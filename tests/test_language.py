@@ -53,7 +53,8 @@ def test_only_the_beginning_is_looked_at() -> None:
 
 
 def test_blank_texts_and_line_feeds_are_no_trouble() -> None:
-    labels, scores = identify(pl.Series(["", " \n ", "The first line\nand the second line of the text\n", "\x00 is a NUL"]))
+    texts = ["", " \n ", "The first line\nand the second line of the text\n", "\x00 is a NUL"]
+    labels, scores = identify(pl.Series(texts))
     assert labels.to_list()[:3] == [None, None, "en"] and scores.to_list()[:2] == [0, 0]
     dropped = language(documents(" \n "), LanguageParams()).outputs["dropped"]
     assert dropped["reason"].to_list() == ["not_kept_language"]
