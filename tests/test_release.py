@@ -339,3 +339,12 @@ def test_quantise_makes_what_it_always_made(tmp_path: Path, quantisation: str) -
     gguf_file.write(tmp_path, tmp_path, tmp_path / "m.gguf", quantisation)
     assert STAGE.version == 1
     assert sha256((tmp_path / "m.gguf").read_bytes()).hexdigest()[:16] == GOLDEN[quantisation]
+
+
+def test_without_transformers_our_own_loader_is_the_gate_and_the_card_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "find_spec", lambda name: None)
+    run = LocalRun(tmp_path, manifests=release().chain.manifests)
+    assert publish(release().inputs, PublishParams(), run)["gate"] == "llmcore"
+    assert "transformers was not installed" in (run.out / "README.md").read_text(encoding="utf-8")
