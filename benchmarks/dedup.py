@@ -66,7 +66,8 @@ def ours(texts: list[str], folder: Path) -> tuple[float, set[int]]:
 def theirs(texts: list[str]) -> tuple[float, set[int]]:
     started = time.perf_counter()
     index = MinHashLSH(threshold=0.7, num_perm=112, params=(14, 8))
-    lost, sketches = set(), {}
+    lost: set[int] = set()
+    sketches: dict[int, MinHash] = {}
     for number, text in enumerate(texts):
         sketch = MinHash(num_perm=112)
         sketch.update_batch([part.encode() for part in shingles(text)])

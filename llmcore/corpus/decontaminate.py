@@ -63,20 +63,28 @@ class BenchmarkParams(Params):
     bundled: tuple[str, ...] = BUNDLED
     files: dict[str, str] = Field(default_factory=dict, description="name -> SHA-256 of a JSONL file")
     definition: DefinitionName = "tulu3"
-    common_items: int = Field(10, ge=1, description="an n-gram in more items than this is a template, and ignored")
-    common_share: float = Field(0.01, gt=0, le=1, description="and so is one in a larger share of the documents")
+    common_items: int = Field(
+        default=10, ge=1, description="an n-gram in more items than this is a template, and ignored"
+    )
+    common_share: float = Field(
+        default=0.01, gt=0, le=1, description="and so is one in a larger share of the documents"
+    )
 
 
 class OverlapParams(Params):
-    threshold: float | None = Field(None, ge=0, le=1, description="share that drops a document; null: the definition's")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="share that drops a document; null: the definition's"
+    )
 
 
 class DecontaminateParams(Params):
     """The `decontaminate` section of a configuration."""
 
-    benchmarks: tuple[str, ...] = Field(BUNDLED, description="bundled names, or paths of JSONL files")
-    definition: DefinitionName = Field("tulu3", description="what counts as overlap")
-    threshold: float | None = Field(None, ge=0, le=1, description="share that drops a document; null: the definition's")
+    benchmarks: tuple[str, ...] = Field(default=BUNDLED, description="bundled names, or paths of JSONL files")
+    definition: DefinitionName = Field(default="tulu3", description="what counts as overlap")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="share that drops a document; null: the definition's"
+    )
 
     @field_validator("benchmarks")
     @classmethod

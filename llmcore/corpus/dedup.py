@@ -18,7 +18,8 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from llmcore.artifacts.stage import Files, Params, Run, ShardResult, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import Files, Run, ShardResult, Stage
 from llmcore.corpus.schema import dropped
 from llmcore.errors import LlmcoreError
 
@@ -26,17 +27,22 @@ SMALL_SOURCE = 10  # documents; below this a source's share of losses says nothi
 
 
 class SignatureParams(Params):
-    shingle_words: int = Field(5, ge=1, le=100, description="words in a shingle")
-    bands: int = Field(14, ge=1, le=256, description="bands of a signature; a pair that agrees on one is compared")
-    rows: int = Field(8, ge=1, le=64, description="signature entries in a band")
-    seed: int = Field(1, ge=0, lt=2**63, description="seed of the hash functions")
+    shingle_words: int = Field(default=5, ge=1, le=100, description="words in a shingle")
+    bands: int = Field(
+        default=14, ge=1, le=256, description="bands of a signature; a pair that agrees on one is compared"
+    )
+    rows: int = Field(default=8, ge=1, le=64, description="signature entries in a band")
+    seed: int = Field(default=1, ge=0, lt=2**63, description="seed of the hash functions")
 
 
 class ResolveParams(Params):
     threshold: float = Field(
-        0.7, gt=0, le=1, description="estimated Jaccard similarity with the kept document that makes a duplicate"
+        default=0.7,
+        gt=0,
+        le=1,
+        description="estimated Jaccard similarity with the kept document that makes a duplicate",
     )
-    alarm_share: float = Field(0.5, gt=0, le=1, description="share lost by one source that raises an alarm")
+    alarm_share: float = Field(default=0.5, gt=0, le=1, description="share lost by one source that raises an alarm")
 
 
 class DedupParams(SignatureParams, ResolveParams):

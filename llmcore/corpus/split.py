@@ -9,15 +9,16 @@ from __future__ import annotations
 import polars as pl
 from pydantic import Field, model_validator
 
-from llmcore.artifacts.stage import Params, ShardResult, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import ShardResult, Stage
 
 SPLITS = ("train", "validation", "test")
 
 
 class SplitParams(Params):
-    validation: float = Field(0.05, ge=0, lt=1, description="share of the clusters held out for validation")
-    test: float = Field(0.05, ge=0, lt=1, description="share of the clusters held out for the final test")
-    seed: int = Field(0, ge=0, lt=2**63, description="another seed gives another split")
+    validation: float = Field(default=0.05, ge=0, lt=1, description="share of the clusters held out for validation")
+    test: float = Field(default=0.05, ge=0, lt=1, description="share of the clusters held out for the final test")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="another seed gives another split")
 
     @model_validator(mode="after")
     def _something_left(self) -> SplitParams:
