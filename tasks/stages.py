@@ -75,7 +75,9 @@ class Executor:
         state = stage.with_options(name=step.name)(
             self.store.uri, quote(step), quote(done), computed, return_state=True
         )
-        ref: ArtifactRef = state.result()
+        ref = state.result()
+        if not isinstance(ref, ArtifactRef):
+            raise LlmcoreError(f"{step.name}: its task ended without an artifact; see the log above")
         return ref
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from llmcore.artifacts.stage import Files, Params, Run, ShardResult, Stage
+from llmcore.artifacts.params import Params
+from llmcore.artifacts.stage import Files, Run, ShardResult, Stage
 
 
 class NumbersParams(Params):

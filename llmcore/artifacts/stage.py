@@ -18,15 +18,6 @@ if TYPE_CHECKING:  # so that model and training, which declare stages too, need 
     import polars as pl
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Params":
-        from llmcore.artifacts.params import Params
-
-        return Params
-    raise AttributeError(name)
-
-
-
 class Files(Protocol):
     """An input artifact (or the part of it that a stage asked for) as verified, read-only local files."""
 

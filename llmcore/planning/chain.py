@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from llmcore.artifacts.manifest import ArtifactRef
@@ -46,12 +47,12 @@ class Chain:
     steps: dict[str, Step] = field(default_factory=dict)
     pinned: dict[str, ArtifactRef] = field(default_factory=dict)
 
-    def add(self, stage: Stage, params: Any, outside: Mapping[str, Any] | None = None, name: str = "",
-            label: str = "", **inputs: From | str) -> str:
+    def add(self, stage: Stage, params: Any, inputs: Mapping[str, From | str] = MappingProxyType({}),
+            outside: Mapping[str, Any] = MappingProxyType({}), name: str = "", label: str = "") -> str:
         """Append a step; returns its name, which later steps take as input."""
         step = name or stage.name
         origins = {role: From((origin,)) if isinstance(origin, str) else origin for role, origin in inputs.items()}
-        self.steps[step] = Step(step, stage, params, origins, outside or {}, label)
+        self.steps[step] = Step(step, stage, params, origins, outside, label)
         return step
 
     def until(self, last: str | None) -> Iterator[Step]:
@@ -81,48 +82,55 @@ def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = N
     documents = []
     for source in config.sources:
         fetched = _fetch(chain, source, previous or {}, label)
-        step = f"ingest {source.name}"
-        documents.append(chain.add(ingest.STAGE, source.ingest_params(), None, step, source.name, files=fetched))
+        name = f"ingest {source.name}"
+        documents.append(chain.add(ingest.STAGE, source.ingest_params(), {"files": fetched}, {}, name, source.name))
 
-    steps = tuple(documents)
-    extracted = chain.add(extract.STAGE, config.extract, documents=From(steps))
-    cleaned = chain.add(clean.STAGE, config.clean, documents=extracted)
-    in_language = chain.add(language.STAGE, config.language, documents=cleaned)
-    scrubbed = chain.add(pii.STAGE, config.pii, documents=in_language)
+    extracted = chain.add(extract.STAGE, config.extract, {"documents": From(tuple(documents))})
+    cleaned = chain.add(clean.STAGE, config.clean, {"documents": extracted})
+    in_language = chain.add(language.STAGE, config.language, {"documents": cleaned})
+    scrubbed = chain.add(pii.STAGE, config.pii, {"documents": in_language})
 
-    signatures = chain.add(dedup.SIGNATURES, _part(config.dedup, dedup.SignatureParams), documents=scrubbed)
-    decisions = chain.add(dedup.RESOLVE, _part(config.dedup, dedup.ResolveParams), signatures=signatures)
-    unique = chain.add(dedup.STAGE, dedup.KeepParams(), documents=scrubbed, decisions=decisions)
+    signatures = chain.add(
+        dedup.SIGNATURES, _part(config.dedup, dedup.SignatureParams), {"documents": scrubbed}
+    )  # fmt: skip
+    decisions = chain.add(dedup.RESOLVE, _part(config.dedup, dedup.ResolveParams), {"signatures": signatures})
+    unique = chain.add(dedup.STAGE, dedup.KeepParams(), {"documents": scrubbed, "decisions": decisions})
 
-    measured = chain.add(signals.STAGE, config.signals, documents=unique)
-    first = {"documents": From((unique,), "kept/", FIRST_SNAPSHOT), "signals": From((measured,), "", FIRST_SNAPSHOT)}
-    trained = chain.add(classifier.STAGE, config.classifier, **first)
-    good = chain.add(quality.STAGE, config.quality, documents=unique, signals=measured, classifier=trained)
+    measured = chain.add(signals.STAGE, config.signals, {"documents": unique})
+    learnt_from = {"documents": _first(unique, "kept/"), "signals": _first(measured, "signals/")}
+    trained = chain.add(classifier.STAGE, config.classifier, learnt_from)
+    judged = {"documents": unique, "signals": measured, "classifier": trained}
+    good = chain.add(quality.STAGE, config.quality, judged)
 
     overlap = config.decontaminate
     benchmarks = chain.add(
-        decontaminate.BENCHMARKS, overlap.benchmark_params(), {"paths": overlap.paths()},
-        documents=From((good,), "kept/", FIRST_SNAPSHOT),
+        decontaminate.BENCHMARKS, overlap.benchmark_params(), {"documents": _first(good, "kept/")}, overlap.paths()
     )  # fmt: skip
-    clear = chain.add(decontaminate.STAGE, overlap.overlap_params(), documents=good, benchmarks=benchmarks)
-    parts = chain.add(split.STAGE, config.split, documents=clear)
-
-    vocabulary = chain.add(
-        tokenizer.STAGE, config.tokenizer, documents=From((parts,), "kept/", FIRST_SNAPSHOT)
-    )
-    tokens = chain.add(tokenise.STAGE, config.tokenise, documents=parts, tokenizer=vocabulary)
-    plan = chain.add(pack.STAGE, config.pack, tokens=tokens)
-
-    model = chain.add(train.STAGE, config.train, tokens=tokens, plan=plan, tokenizer=vocabulary)
-    judged = {"model": model, "tokenizer": vocabulary, "tokens": tokens}
-    evaluation = chain.add(evaluate.STAGE, config.evaluate, **judged, documents=parts)
-    quantised = chain.add(quantise.STAGE, config.quantise, **judged)
-    before = From(tuple(chain.steps), labelled=True)
-    chain.add(
-        publish.STAGE, config.publish_params(), model=model, tokenizer=vocabulary, quantised=quantised,
-        evaluation=evaluation, plan=plan, history=before,
+    clear = chain.add(
+        decontaminate.STAGE, overlap.overlap_params(), {"documents": good, "benchmarks": benchmarks}
     )  # fmt: skip
+    parts = chain.add(split.STAGE, config.split, {"documents": clear})
+
+    vocabulary = chain.add(tokenizer.STAGE, config.tokenizer, {"documents": _first(parts, "kept/")})
+    tokens = chain.add(tokenise.STAGE, config.tokenise, {"documents": parts, "tokenizer": vocabulary})
+    plan = chain.add(pack.STAGE, config.pack, {"tokens": tokens})
+
+    read = {"tokens": tokens, "plan": plan, "tokenizer": vocabulary}
+    nproc = {"nproc": config.execution.train_processes}
+    model = chain.add(train.STAGE, config.train, read, nproc)
+    tested = {"model": model, "tokenizer": vocabulary, "tokens": tokens}
+    evaluation = chain.add(evaluate.STAGE, config.evaluate, {**tested, "documents": parts})
+    quantised = chain.add(quantise.STAGE, config.quantise, tested)
+
+    told: dict[str, From | str] = {"model": model, "tokenizer": vocabulary, "quantised": quantised}
+    told |= {"evaluation": evaluation, "plan": plan, "history": From(tuple(chain.steps), labelled=True)}
+    chain.add(publish.STAGE, config.publish_params(), told)
     return chain
+
+
+def _first(step: str, folder: str) -> From:
+    """The first snapshot's part: what is learned from it stays when shards are appended."""
+    return From((step,), folder, FIRST_SNAPSHOT)
 
 
 def _part(section: Params, stage: type[P]) -> P:
@@ -138,8 +146,8 @@ def _fetch(chain: Chain, source: CrawlSource | FileSource, previous: Mapping[str
         chain.pinned[f"previous {name}"] = previous[name]
         inputs["previous"] = From((f"previous {name}",))
     if isinstance(source, CrawlSource):
-        return chain.add(crawl.STAGE, source.crawl_params(label), source.outside(), name, **inputs)
+        return chain.add(crawl.STAGE, source.crawl_params(label), inputs, source.outside(), name)
     if name in chain.pinned:
         return chain.add(collect.STAGE, None, name=name)
     params, paths = source.scan()
-    return chain.add(collect.STAGE, params, {"paths": paths}, name, **inputs)
+    return chain.add(collect.STAGE, params, inputs, {"paths": paths}, name)
