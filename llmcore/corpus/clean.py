@@ -50,7 +50,7 @@ BOILERPLATE = (
     r"(?:back|return|scroll) to (?:the )?top\.?",
     r"(?:home|index|menu|search|login|log in|sign in|sign up|register|subscribe|read more|previous|next|top|←|→|[|·•])"
     r"(?: ?[|·•›»] ?(?:[^|·•›»]{1,30}))*",
-    r"(?:[^>›»]{1,40} [>›»] ){2,}[^>›»]{1,80}",  # breadcrumbs
+    r"(?-i:(?:[^a-z\s>›»][^>›»,;]{0,40} [>›»] ){2,}[^a-z\s>›»][^>›»,;]{0,80})",  # breadcrumbs, each in capitals
     r"(?:sign up|subscribe) (?:for|to) (?:our|the) (?:free )?(?:e-?mail )?newsletter\b.{0,80}",
     r"(?:please )?(?:enable|turn on) javascript\b.{0,120}",
     r"(?:page )?(?:last )?(?:modified|updated|generated)(?: on)?:? .{0,60}\d{4}.{0,20}",
