@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -34,7 +34,8 @@ class ProgressBar:
         if now - self._shown >= UI_EVERY_SECONDS:
             self._shown = now
             if self._artifact is None:
-                self._artifact = create_progress_artifact(progress=percent, key=self._key(), description=text)
+                made = create_progress_artifact(progress=percent, key=self._key(), description=text)
+                self._artifact = cast(UUID, made)  # awaitable only in asynchronous code
             else:
                 update_progress_artifact(self._artifact, progress=percent, description=text)
         if now - self._logged >= LOG_EVERY_SECONDS:

@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from llmcore.artifacts.manifest import ArtifactRef, manifest_of, manifests, reso
 from llmcore.artifacts.recipe import From, Step, resolve
 from llmcore.artifacts.store import Store, blob_name, open_store
 from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
-from tests import s3_server
 from tests.toy_stages import KEEP, NUMBERS, TOTAL, KeepParams, NumbersParams, SumParams
 
 
@@ -44,24 +41,6 @@ def run(store: Store, chain: list[Step], workers: int = 1) -> dict[str, Artifact
             runner.run_shards(store, recipe, runner.shards_to_do(store, recipe), workers)
         done[step.name] = runner.build(store, recipe)
     return done
-
-
-@pytest.fixture(scope="module", params=["file", "moto", "ceph"])
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where stores can lie: a folder, moto's S3 server, Ceph's S3 gateway. The same tests hold on each."""
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "file":
-        yield f"file://{folder}"
-        return
-    server = {"moto": s3_server.moto, "ceph": s3_server.ceph}[request.param]
-    with server(folder) as settings, s3_server.in_environment({**settings, "LLMCORE_CACHE": str(folder / "cache")}):
-        runner.stop_workers()  # they would still know the last server
-        yield s3_server.make_bucket("stores")
-
-
-@pytest.fixture
-def store(home: str) -> Store:
-    return open_store(f"{home}/{uuid.uuid4().hex}")
 
 
 def test_a_second_run_finds_every_artifact(store: Store) -> None:

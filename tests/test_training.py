@@ -317,15 +317,15 @@ def test_killed_at_any_moment_it_ends_with_the_bits_of_a_run_left_alone(
 @pytest.mark.slow
 def test_a_trainer_whose_parent_died_is_found_and_watched_on(corpus: Path, tmp_path: Path) -> None:
     run = LocalRun(tmp_path / "orphaned")
-    parent = start_parent(corpus, run, 3000, compiled=False)
+    parent = start_parent(corpus, run, 1000, compiled=False)
     wait_for(lambda: len(log_of(run)) > 5)
     pid = trainer_pid(run)
     parent.kill()
     parent.wait()
-    train(inputs_of(corpus), replace(TINY, steps=3000), run)
+    train(inputs_of(corpus), replace(TINY, steps=1000), run)
     assert trainer_pid(run) == pid
     steps = [row["step"] for row in log_of(run)]
-    assert steps == list(range(1, 3001))  # one trainer, which never began again
+    assert steps == list(range(1, 1001))  # one trainer, which never began again
 
 
 @pytest.mark.slow

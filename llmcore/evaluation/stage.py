@@ -49,12 +49,12 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
 
     from llmcore.evaluation import memorisation, samples
     from llmcore.model.huggingface import load
-    from llmcore.tokens.tokenizer import END_OF_TEXT, load_tokenizer
+    from llmcore.tokens.tokenizer import end_of_text, load_tokenizer
 
     torch.set_num_threads(params.threads)
     model = _load(inputs["model"], load)
     tokenizer = load_tokenizer(inputs["tokenizer"])
-    beginning = tokenizer.token_to_id(END_OF_TEXT)
+    beginning = end_of_text(tokenizer)
     texts = inputs["documents"].table("kept/").select("id", "split", "text")
     by_split = {split: texts.filter(pl.col("split") == split) for split in ("train", "validation", "test")}
     if not (by_split["validation"].height or by_split["test"].height):
@@ -63,9 +63,9 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     scored = []
     for step, split in enumerate(("test", "validation", "train")):
         run.progress(step, 6, f"scoring {split}")
-        tokens = inputs["tokens"].table(f"{split}/")
-        chosen = tokens.head(params.train_documents) if split == "train" else tokens
-        scored.append(_score(model, chosen, split, beginning))
+        table = inputs["tokens"].table(f"{split}/")
+        table = table.head(params.train_documents) if split == "train" else table
+        scored.append(_score(model, table, split, beginning))
     documents = pl.concat(scored)
     documents.write_parquet(run.out / "documents.parquet", compression="zstd")
 
@@ -147,7 +147,7 @@ def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: in
 def _gap(documents: pl.DataFrame) -> dict[str, float]:
     """Bits per byte on trained and on validation documents; far apart, the model has overfitted."""
     return {
-        split: round(float(part["nats"].sum() / LN2 / part["bytes"].sum()), 6)
+        split: round(float(part["nats"].sum()) / LN2 / int(part["bytes"].sum()), 6)
         for split in ("train", "validation")
         if (part := documents.filter(pl.col("split") == split)).height
     }

@@ -47,7 +47,7 @@ def pack(inputs: Mapping[str, Files], params: PackParams, run: Run) -> dict[str,
         plan, first = [], 0
         for documents in _generations(inputs["tokens"], split):
             part = plan_windows(documents, params.window, params.min_fill).with_columns(pl.col("window") + first)
-            first = part["window"].max() + 1 if part.height else first  # type: ignore[operator]
+            first = int(part["window"][-1]) + 1 if part.height else first
             plan.append(part)
         table = pl.concat([PLAN_SCHEMA.to_frame(), *plan])
         table.write_parquet(run.out / f"plan/{split}.parquet", compression="zstd", row_group_size=1 << 16)

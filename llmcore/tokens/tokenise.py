@@ -6,7 +6,7 @@ import polars as pl
 
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, ShardResult, Stage
-from llmcore.tokens.tokenizer import END_OF_TEXT, load_tokenizer
+from llmcore.tokens.tokenizer import end_of_text, load_tokenizer
 
 SPLITS = ("train", "validation", "test")
 
@@ -21,7 +21,7 @@ def tokenise(documents: pl.DataFrame, params: TokeniseParams, tokenizer: Files) 
     Each document ends with <|endoftext|>; n_bytes counts the UTF-8 bytes of its text.
     """
     encoder = load_tokenizer(tokenizer)
-    end = encoder.token_to_id(END_OF_TEXT)
+    end = end_of_text(encoder)
     width = pl.UInt16 if encoder.get_vocab_size() <= 1 << 16 else pl.UInt32
     encoded = encoder.encode_batch(documents["text"].to_list(), add_special_tokens=False)
     table = documents.select(

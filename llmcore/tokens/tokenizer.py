@@ -42,7 +42,7 @@ def train_tokenizer(inputs: Mapping[str, Files], params: TokenizerParams, run: R
 
     Raises LlmcoreError if there is no training text.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -55,6 +55,9 @@ def train_tokenizer(inputs: Mapping[str, Files], params: TokenizerParams, run: R
     tokenizer.train_from_iterator(_texts(inputs["documents"], counts), trainer)
     if not counts["documents"]:
         raise LlmcoreError("tokenizer: no document is in the train split; add text or lower split.validation and test")
+    # documents are trained behind <|endoftext|>, so prompts start with it too
+    end = (END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{END_OF_TEXT} $A", special_tokens=[end])
     tokenizer.save(str(run.out / "tokenizer.json"))
     _write_config(run.out)
     return {"vocab_size": tokenizer.get_vocab_size(), **counts}
@@ -69,6 +72,14 @@ def load_tokenizer(files: Files) -> Tokenizer:
     return tokenizer
 
 
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The id that ends every document and stands before every prompt. LlmcoreError if the tokenizer has none."""
+    found = tokenizer.token_to_id(END_OF_TEXT)
+    if found is None:
+        raise LlmcoreError(f"tokenizer.json has no {END_OF_TEXT}; run the tokenizer stage again")
+    return int(found)
+
+
 def _texts(documents: Files, counts: dict[str, int]) -> Iterator[str]:
     for _, table in documents.tables("kept/"):
         for text in table.filter(pl.col("split") == "train")["text"]:
@@ -81,7 +92,7 @@ def _write_config(folder: Path) -> None:
     named = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT, "pad_token": "<|pad|>"}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": False,
+        "add_bos_token": True,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1 << 30,

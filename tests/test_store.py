@@ -1,0 +1,156 @@
+"""What every store promises, on a folder, on moto's S3 server and on Ceph's S3 gateway."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from llmcore.artifacts import lease
+from llmcore.artifacts.store import Store, blob_name, open_store
+from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
+from tests import s3_server
+
+
+def file_of(folder: Path, data: bytes) -> Path:
+    path = folder / hashlib.sha256(data).hexdigest()[:12]
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("size", [0, 1, 20 << 20], ids=["empty", "byte", "multipart"])
+def test_a_blob_comes_back_as_it_went(store: Store, tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    digest = store.put_blob(file_of(tmp_path, data), ".parquet")
+    assert digest == hashlib.sha256(data).hexdigest()
+    assert store.fetch_blob(digest, ".parquet").read_bytes() == data
+    assert store.blob_is_sound(digest, ".parquet")
+
+
+def test_a_blob_is_written_once(store: Store, tmp_path: Path) -> None:
+    path = file_of(tmp_path, b"the same bytes")
+    name = blob_name(store.put_blob(path))
+    first = store.backend.entry(name)
+    store.backend.replace("later", b"")
+    store.put_blob(path)
+    assert first is not None and store.backend.entry(name) == first
+
+
+def test_a_half_written_blob_is_written_again(store: Store, tmp_path: Path) -> None:
+    path = file_of(tmp_path, b"whole")
+    name = blob_name(hashlib.sha256(b"whole").hexdigest())
+    store.backend.replace(name, b"wh")
+    assert store.fetch_blob(store.put_blob(path)).read_bytes() == b"whole"
+
+
+def test_a_corrupt_or_missing_blob_is_named(store: Store, tmp_path: Path) -> None:
+    digest = store.put_blob(file_of(tmp_path, b"sound"))
+    store.backend.replace(blob_name(digest), b"souns")
+    assert not store.blob_is_sound(digest)
+    with pytest.raises(CorruptBlobError, match=f"corrupt blob: shard 3 .*{digest}"):
+        store.fetch_blob(digest, label="shard 3")
+    store.backend.delete(blob_name(digest))
+    with pytest.raises(CorruptBlobError, match=f"blob missing: shard 3 .*{digest}"):
+        store.fetch_blob(digest, label="shard 3")
+
+
+def _race(uri: str, barrier: Barrier, number: int, won: multiprocessing.Queue[int]) -> None:
+    store = open_store(uri)
+    for turn in range(5):
+        barrier.wait(60)
+        if store.commit(f"artifacts/race/{turn}.json", {"by": number}):
+            won.put(turn * 100 + number)
+
+
+def test_of_racing_commits_exactly_one_wins(store: Store) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, won = context.Barrier(4), context.Queue()
+    racers = [context.Process(target=_race, args=(store.uri, barrier, number, won)) for number in range(4)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(120)
+        assert racer.exitcode == 0
+    winners = sorted(won.get(timeout=10) for _ in range(5))
+    assert [winner // 100 for winner in winners] == list(range(5)) and won.empty()
+    for winner in winners:
+        assert store.record(f"artifacts/race/{winner // 100}.json") == {"by": winner % 100}
+
+
+def test_a_commit_is_final(store: Store) -> None:
+    assert store.commit("artifacts/a/1.json", {"a": 1})
+    assert not store.commit("artifacts/a/1.json", {"a": 2})
+    assert store.record("artifacts/a/1.json") == {"a": 1}
+    assert store.record("artifacts/a/2.json") is None
+
+
+def test_a_listing_is_complete_beyond_one_page_and_keeps_to_its_folder(store: Store) -> None:
+    names = {f"memo/a/{number:04d}" for number in range(1005)}
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: store.backend.replace(name, name.encode()), [*names, "memo/ab/1", "runs/é ü/1"]))
+    assert {entry.name for entry in store.backend.entries("memo/a/")} == names
+    assert {entry.bytes for entry in store.backend.entries("memo/a/")} == {len("memo/a/0000")}
+    assert [entry.name for entry in store.backend.entries("runs/")] == ["runs/é ü/1"]
+    assert list(store.backend.entries("memo/none/")) == []
+    assert list(open_store(f"{store.uri}-beside").backend.entries("memo/")) == []
+
+
+def test_what_is_deleted_is_gone(store: Store) -> None:
+    store.backend.replace("runs/x/1", b"1")
+    store.backend.delete("runs/x/1")
+    store.backend.delete("runs/x/1")
+    assert store.backend.read("runs/x/1") is None and store.backend.entry("runs/x/1") is None
+    assert store.backend.local("runs/x/1") is None
+
+
+def test_a_ref_moves(store: Store) -> None:
+    store.set_ref("models/tiny", {"key": "1"})
+    store.set_ref("models/tiny", {"key": "2"})
+    assert store.ref("models/tiny") == {"key": "2"} and list(store.refs()) == [("models/tiny", {"key": "2"})]
+    for bad in ("", "../up", "/root", ".hidden"):
+        with pytest.raises(UsageError, match="bad ref name"):
+            store.set_ref(bad, {})
+
+
+def test_a_damaged_record_is_named(store: Store) -> None:
+    for damage in (b"{", b"[1]", b"\xff"):
+        store.backend.replace("artifacts/a/1.json", damage)
+        with pytest.raises(LlmcoreError, match="damaged record artifacts/a/1.json"):
+            store.record("artifacts/a/1.json")
+
+
+def test_the_store_tells_the_time_it_stamps(store: Store) -> None:
+    store.backend.replace("stamp", b"")
+    entry = store.backend.entry("stamp")
+    assert entry is not None and abs(store.backend.now() - entry.written) < timedelta(seconds=10)
+
+
+def test_a_lease_that_another_took_over_is_lost(store: Store) -> None:
+    held = lease.take(store, "k", still_wanted=lambda: True, waiting=lambda holder: None)
+    assert held is not None
+    held.check()
+    assert lease.take(store, "k", still_wanted=lambda: False, waiting=lambda holder: None) is None
+    store.backend.create("runs/k/lease/000000009", b'{"owner": "another"}')
+    with pytest.raises(lease.LeaseLostError, match="another process took the work over"):
+        held.check()
+    held.give_back()
+    assert [entry.name for entry in store.backend.entries("runs/k/lease/")][-1] == "runs/k/lease/000000009"
+
+
+@pytest.mark.parametrize("uri", ["s3://there-is-no-such-bucket-here/x", "ftp://host/x", "file://host/x", "file:x"])
+def test_a_store_that_is_none_is_refused_in_one_line(moto_server: dict[str, str], uri: str) -> None:
+    with s3_server.in_environment(moto_server), pytest.raises(UsageError) as error:
+        open_store(uri)
+    assert "store" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_s3_server_that_does_not_answer_is_one_line(moto_server: dict[str, str]) -> None:
+    dead = {**moto_server, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    with s3_server.in_environment(dead), pytest.raises(UsageError, match="cannot reach s3://stores/x/.*AWS_"):
+        open_store("s3://stores/x")
