@@ -56,7 +56,8 @@ def ceph(folder: Path) -> Iterator[dict[str, str]]:
             if done.returncode:
                 pytest.skip(f"apt-get {words[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
     port = free_port()
-    started = subprocess.run(["bash", str(CEPH), "up", str(folder), str(port)], capture_output=True, text=True, timeout=300)
+    command = ["bash", str(CEPH), "up", str(folder), str(port)]
+    started = subprocess.run(command, capture_output=True, text=True, timeout=300)
     try:
         assert started.returncode == 0, started.stderr
         yield settings(port)

@@ -24,8 +24,8 @@ from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
 from tests.toy_stages import KEEP, NUMBERS, TOTAL, KeepParams, NumbersParams, SumParams
 
 
-def steps(numbers: NumbersParams = NumbersParams(), keep: KeepParams = KeepParams(),
-          total: SumParams = SumParams(), outside: dict[str, str] | None = None) -> list[Step]:
+def steps(numbers: NumbersParams = NumbersParams(), keep: KeepParams = KeepParams(),  # noqa: B008
+          total: SumParams = SumParams(), outside: dict[str, str] | None = None) -> list[Step]:  # noqa: B008
     return [
         Step("numbers", NUMBERS, numbers),
         Step("keep", KEEP, keep, {"documents": From(("numbers",))}),

@@ -16,6 +16,7 @@ from llmcore.artifacts import lease
 from llmcore.artifacts.store import Store, blob_name, open_store
 from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
 from tests import s3_server
+from tests.prefect_server import free_port
 
 
 def file_of(folder: Path, data: bytes) -> Path:
@@ -121,7 +122,7 @@ def test_a_ref_moves(store: Store) -> None:
 def test_a_damaged_record_is_named(store: Store) -> None:
     for damage in (b"{", b"[1]", b"\xff"):
         store.backend.replace("artifacts/a/1.json", damage)
-        with pytest.raises(LlmcoreError, match="damaged record artifacts/a/1.json"):
+        with pytest.raises(LlmcoreError, match=r"damaged record artifacts/a/1\.json"):
             store.record("artifacts/a/1.json")
 
 
@@ -151,6 +152,6 @@ def test_a_store_that_is_none_is_refused_in_one_line(moto_server: dict[str, str]
 
 
 def test_an_s3_server_that_does_not_answer_is_one_line(moto_server: dict[str, str]) -> None:
-    dead = {**moto_server, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    with s3_server.in_environment(dead), pytest.raises(UsageError, match="cannot reach s3://stores/x/.*AWS_"):
+    dead = {**moto_server, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
+    with s3_server.in_environment(dead), pytest.raises(UsageError, match=r"cannot reach s3://stores/x/.*AWS_"):
         open_store("s3://stores/x")
