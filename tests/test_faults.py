@@ -45,21 +45,20 @@ def test_killed_ten_times_the_model_is_the_same(
     tmp_path: Path, prefect_server: dict[str, str], undisturbed: Store
 ) -> None:
     config, moments = small_config(tmp_path), random.Random(20261121)
-    whole = 0.0
-    for attempt in range(10):
-        started = time.monotonic()
+    kills = 0
+    for _ in range(10):
         process = subprocess.Popen(
             [*LLMCORE, "run", str(config)], env=prefect_server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             # past the imports, so that the kill lands in the work
             process.wait(moments.uniform(4.0, 14.0))
-            whole = time.monotonic() - started
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-    assert attempt > 0, f"the first run ended in {whole:.0f} s, before any kill"
+            kills += 1
+    assert kills, "the first run ended before any kill"
     llmcore("run", str(config), env=prefect_server)
     store = open_store(f"file://{tmp_path}/store")
     assert model_of(store).digest == model_of(undisturbed).digest
@@ -72,7 +71,11 @@ def test_two_runs_at_once_end_well_with_the_same_digests(
     config = small_config(tmp_path)
     both = [
         subprocess.Popen(
-            [*LLMCORE, "run", str(config)], env=prefect_server, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*LLMCORE, "run", str(config)],
+            env=prefect_server,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for _ in range(2)
     ]

@@ -36,7 +36,7 @@ def test_different_values_have_different_keys(a: object, b: object) -> None:
 
 @pytest.mark.parametrize("value", [object(), Path("x"), {1: 2}, float("nan"), float("inf"), {"a": {1, 2}}, b"x"])
 def test_a_value_without_stable_encoding_is_an_error(value: object) -> None:
-    with pytest.raises(UnstableValueError, match="encoding|JSON form|not a string"):
+    with pytest.raises(UnstableValueError, match=r"encoding|JSON form|not a string"):
         canonical_json({"params": value})
 
 

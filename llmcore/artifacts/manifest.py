@@ -100,7 +100,7 @@ def read_manifest(store: Store, stage: str, key: str) -> Manifest | None:
     except (KeyError, TypeError, AttributeError) as error:
         raise LlmcoreError(f"damaged record {name} in {store.uri}: {error!r}; delete it to have it remade") from error
     if not sound:
-        raise LlmcoreError(f"damaged record {name} in {store.uri}: its hash does not match; delete it to have it remade")
+        raise LlmcoreError(f"damaged record {name} in {store.uri}: its hash differs; delete it to have it remade")
     return manifest
 
 

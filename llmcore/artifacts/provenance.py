@@ -40,7 +40,8 @@ def code_digest(module: str) -> str:
                 waiting += [alias.name for alias in node.names if alias.name.startswith("llmcore")]
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llmcore"):
                 waiting.append(str(node.module))
-                waiting += [f"{node.module}.{alias.name}" for alias in node.names if _is_module(node.module, alias.name)]
+                names = (alias.name for alias in node.names)
+                waiting += [f"{node.module}.{name}" for name in names if _is_module(node.module, name)]
     total = hashlib.sha256()
     for name in sorted(seen):
         total.update(name.encode() + b"\0" + hashlib.sha256(seen[name]).digest())

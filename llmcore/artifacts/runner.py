@@ -102,9 +102,8 @@ def run_shard(store: Store, recipe: Recipe, name: str) -> None:
             rows = sum(o["rows"] for n, o in outputs.items() if n.split("/", 1)[0] in stage.partition)
             if rows != rows_read:
                 raise LlmcoreError(f"{stage.name}: {name} has {rows_read} rows but {rows} came out; this is a defect")
-        store.commit(_memo_name(recipe, name), {
-            "stem": _stem(shard, recipe.step.label), "rows_read": rows_read, "outputs": outputs, "metrics": dict(result.metrics),
-        })  # fmt: skip
+        memo = {"stem": _stem(shard, recipe.step.label), "rows_read": rows_read, "outputs": outputs}
+        store.commit(_memo_name(recipe, name), memo | {"metrics": dict(result.metrics)})
 
 
 def run_shards(store: Store, recipe: Recipe, names: Sequence[str], workers: int = 1,
@@ -408,4 +407,5 @@ class _full_disk_is_an_error:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LlmcoreError(f"no space left in {self.folder.parent}: free some or set TMPDIR, then run again") from error
+            where = self.folder.parent
+            raise LlmcoreError(f"no space left in {where}: free some or set TMPDIR, then run again") from error

@@ -2,7 +2,7 @@
 
 A stage knows about its data and nothing else: no paths of the store, no caching, no Prefect. It is either
 
-* **per shard**: a pure function from one Parquet shard (and side inputs) to one or more tables, memoised shard by shard, or
+* **per shard**: a pure function from one Parquet shard (and side inputs) to tables, memoised shard by shard, or
 * **global**: a function from whole artifacts to files in a folder.
 """
 
@@ -38,8 +38,8 @@ class Files(Protocol):
 class ShardResult:
     """What a per-shard function made of one shard.
 
-    outputs: folder -> table, e.g. {"kept": …, "dropped": …}. A table becomes `<folder>/<shard name>`; an iterator of tables
-             becomes `<folder>/<shard stem>-00000.parquet`, … .
+    outputs: folder -> table, e.g. {"kept": …, "dropped": …}. A table becomes `<folder>/<shard name>`; an iterator of
+             tables becomes `<folder>/<shard stem>-00000.parquet`, … .
     metrics: plain numbers, summed over the shards.
     """
 

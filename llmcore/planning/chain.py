@@ -1,4 +1,4 @@
-"""The chain: which stages, in which order, over which inputs. The one place that says it; flows run it, `plan` reads it.
+"""The chain: which stages, in which order, over which inputs. Flows run it, `plan` reads it.
 
 It reads like a table of contents: every `chain.add` is one artifact.
 """

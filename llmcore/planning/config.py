@@ -1,4 +1,4 @@
-"""The configuration: one YAML file, checked before anything starts. Each stage's parameters are declared beside its code.
+"""The configuration: one YAML file, checked before anything starts. Parameters are declared beside each stage.
 
 The same models give the Prefect UI its form and editors a JSON Schema (`llmcore schema`).
 """

@@ -1,4 +1,4 @@
-"""The names that runs leave behind: a published model `NAME`, and `datasets/NAME`, the head that refreshes go on from."""
+"""The names that runs leave behind: `NAME`, a published model, and `datasets/NAME`, the head refreshes go on from."""
 
 from __future__ import annotations
 
