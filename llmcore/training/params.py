@@ -26,18 +26,18 @@ CHOICES = {"schedule": get_args(Schedule), "precision": get_args(Precision), "op
 class TrainParams:
     """Shape of the model, and how it is trained. Defaults are the quickstart's, tuned for minutes on two cores."""
 
-    layers: int = _field(5, "blocks", ge=1)
-    width: int = _field(256, "of the residual stream", ge=2)
-    heads: int = _field(4, "query heads", ge=1)
-    kv_heads: int = _field(2, "key-value heads; a divisor of heads", ge=1)
-    ffn_width: int = _field(704, "inner width of the feed-forward", ge=1)
+    layers: int = _field(4, "blocks", ge=1)
+    width: int = _field(192, "of the residual stream", ge=2)
+    heads: int = _field(3, "query heads", ge=1)
+    kv_heads: int = _field(1, "key-value heads; a divisor of heads", ge=1)
+    ffn_width: int = _field(512, "inner width of the feed-forward", ge=1)
     rope_theta: float = _field(10_000.0, "base of the rotary positions", gt=0)
     tied: bool = _field(True, "one matrix for embedding and output")
 
     epochs: float = _field(1.0, "passes over the packed windows, where steps is 0", gt=0)
     steps: int = _field(0, "optimiser steps; 0: as many as the epochs need", ge=0)
-    batch: int = _field(16, "windows in one step", ge=1)
-    micro_batch: int = _field(16, "windows in one forward pass; a divisor of batch", ge=1)
+    batch: int = _field(8, "windows in one step", ge=1)
+    micro_batch: int = _field(8, "windows in one forward pass; a divisor of batch", ge=1)
 
     optimizer: Method = _field("muon", "muon: Muon for the matrices in the blocks, AdamW for the rest; adamw: for all")  # noqa: RUF009
     learning_rate: float = _field(3e-3, "AdamW's at its peak", gt=0)
@@ -52,7 +52,7 @@ class TrainParams:
     clip: float = _field(1.0, "largest norm of the gradient", gt=0)
 
     precision: Precision = _field("fp32", "of the products; weights, moments and sums stay fp32")  # noqa: RUF009
-    compile: bool = _field(True, "compile the step with torch.compile; needs a C++ compiler on a processor")
+    compile: bool = _field(False, "torch.compile: a minute at first, then faster; on a processor it needs a C++ compiler")
     threads: int = _field(2, "on a processor; their number fixes the order of sums, so it is part of the recipe", ge=1)
     seed: int = _field(1, "of the weights and of the order of the windows", ge=0)
 
