@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -82,7 +83,7 @@ class S3Backend:
 
     def create(self, name: str, data: bytes) -> bool:
         with self._errors(f"write {name} in"):
-            for _ in range(20):
+            for attempt in range(20):
                 try:
                     self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*")
                     return True
@@ -93,6 +94,7 @@ class S3Backend:
                         return self.read(name) == data
                     if code not in IN_FLIGHT:
                         raise
+                    time.sleep(0.02 * (attempt + 1))
         raise LlmcoreError(f"cannot write {name} in s3://{self.bucket}: the server keeps answering 409; run again")
 
     def replace(self, name: str, data: bytes) -> None:
