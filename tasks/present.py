@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a run: funnel, loss curve, evaluation, samples, lineage. Same key, new version each run."""
+"""What the Prefect UI shows of a run: funnel, loss curve, evaluation, samples, lineage. One key, many versions."""
 
 from __future__ import annotations
 

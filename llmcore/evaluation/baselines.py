@@ -44,17 +44,9 @@ class NgramModel:
         return float(-np.log2(probability).sum())
 
 
-def xz_bits_per_byte(texts: Sequence[bytes], before: bytes = b"") -> float:
-    """Bits per byte of xz -9e over the texts one after another; with `before`, what they cost on top of it."""
-    data = b"\n".join(texts)
-    if not data:
-        return float("nan")
-    extra = len(_xz(before + data)) - len(_xz(before)) if before else len(_xz(data))
-    return 8 * extra / len(data)
-
-
-def _xz(data: bytes) -> bytes:
-    return lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
+def xz_bytes(data: bytes) -> int:
+    """Size of the data after xz -9e."""
+    return len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
 
 
 def _stream(texts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

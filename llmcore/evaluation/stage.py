@@ -34,7 +34,7 @@ class EvaluateParams(Params):
     temperature: float = Field(0.8, gt=0, description="of the samples")
     top_k: int = Field(50, ge=1, description="likeliest tokens a sample draws from")
     train_documents: int = Field(12, ge=0, description="trained documents scored, for the train/validation gap")
-    memorisation_prompts: int = Field(64, ge=1, description="places in trained, and in held-out, documents that are continued")
+    memorisation_prompts: int = Field(64, ge=1, description="places in trained, and in held-out, text to go on from")
     threads: int = Field(2, ge=1, description="on a processor; their number fixes the order of sums")
     seed: int = Field(1, ge=0, description="of samples, places and bootstrap")
 
@@ -112,11 +112,13 @@ def _score(model: Any, tokens: pl.DataFrame, split: str, beginning: int) -> pl.D
 
 
 def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:
-    from llmcore.evaluation.baselines import NgramModel, xz_bits_per_byte
+    from llmcore.evaluation.baselines import NgramModel, xz_bytes
     from llmcore.evaluation.bits_per_byte import perplexity, with_interval
 
     trained = [text.encode() for text in texts["train"]["text"]]
     ngrams = {f"ngram_{order}": NgramModel(trained, order) for order in ORDERS} | {"unigram": NgramModel(trained, 1)}
+    before = b"\n".join(trained)
+    alone = xz_bytes(before)
     found = {}
     for split in ("test", "validation"):
         rows = documents.filter(pl.col("split") == split)
@@ -127,8 +129,10 @@ def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: in
         baselines: dict[str, Any] = {"uniform": {"value": 8.0}}
         for name, ngram in ngrams.items():
             baselines[name] = with_interval(np.array([ngram.bits(text) for text in held_out]), size, seed)
-        baselines["xz"] = {"value": round(xz_bits_per_byte(held_out), 6)}
-        baselines["xz_after_train"] = {"value": round(xz_bits_per_byte(held_out, b"\n".join(trained)), 6)}
+        joined = b"\n".join(held_out)
+        on_top = xz_bytes(before + joined) - alone
+        baselines["xz"] = {"value": round(8 * xz_bytes(joined) / len(joined), 6)}
+        baselines["xz_after_train"] = {"value": round(8 * on_top / len(joined), 6)}
         found[split] = {
             "documents": rows.height,
             "bytes": int(rows["bytes"].sum()),

@@ -1,4 +1,4 @@
-"""One document through everything: every decision on it, every dataset and model that holds it, and when it was seen."""
+"""One document through everything: every decision on it, every dataset and model that holds it, and when."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, ShardResult, Stage
@@ -26,7 +28,7 @@ def tokenise(documents: pl.DataFrame, params: TokeniseParams, tokenizer: Files) 
     encoded = encoder.encode_batch(documents["text"].to_list(), add_special_tokens=False)
     table = documents.select(
         "id", "source", "split",
-        tokens=pl.Series([[*item.ids, end] for item in encoded], dtype=pl.List(width)),
+        tokens=_lists([item.ids for item in encoded], end, width),
         n_bytes=pl.col("text").str.len_bytes().cast(pl.Int64),
     ).with_columns(n_tokens=pl.col("tokens").list.len().cast(pl.Int64))  # fmt: skip
     columns = ("id", "source", "tokens", "n_tokens", "n_bytes")
@@ -34,6 +36,15 @@ def tokenise(documents: pl.DataFrame, params: TokeniseParams, tokenizer: Files) 
         {split: table.filter(pl.col("split") == split).select(columns) for split in SPLITS},
         {"tokens": int(table["n_tokens"].sum()), "bytes": int(table["n_bytes"].sum())},
     )
+
+
+def _lists(ids: list[list[int]], end: int, width: type[pl.DataType]) -> pl.Series:
+    """Each list with `end` behind it, as one Arrow list column: no Python object a token outlives its list."""
+    kind = np.uint16 if width == pl.UInt16 else np.uint32
+    values = [np.array([*row, end], dtype=kind) for row in ids]
+    offsets = np.cumsum([0, *(len(row) for row in values)], dtype=np.int64)
+    flat = np.concatenate(values) if values else np.zeros(0, dtype=kind)
+    return pl.Series(pa.LargeListArray.from_arrays(offsets, flat), dtype=pl.List(width))
 
 
 STAGE = Stage(
