@@ -1,10 +1,10 @@
-"""Tokens a second of a training step (forward, backward, clip, optimiser), ours beside Hugging Face's Llama of its shape.
+"""Tokens a second of a training step (forward, backward, clip, optimiser), ours beside Hugging Face's Llama.
 
     python benchmarks/train_step.py [--compile] [--precision bf16] [--batch 16] [--window 512] …
 
-Prints one JSON line. Both sides take turns in one process, so that a busy machine is busy for both; the figure is of
-the median step. The Hugging Face side has no document mask. The optimiser of the Hugging Face side is AdamW, with `--optimizer adamw` on ours too.
-Utilisation is against the best product of 2048 x 2048 matrices in the same precision, in the same run.
+Prints one JSON line. Both sides have one shape and take turns in one process, so that a busy machine is busy for both;
+the figure is of the median step. The Hugging Face side has no document mask. Its optimiser is AdamW; with
+`--optimizer adamw` ours is too. Utilisation is against the best product of 2048 x 2048 matrices in the same run.
 """
 
 from __future__ import annotations

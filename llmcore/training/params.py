@@ -52,7 +52,7 @@ class TrainParams:
     clip: float = _field(1.0, "largest norm of the gradient", gt=0)
 
     precision: Precision = _field("fp32", "of the products; weights, moments and sums stay fp32")  # noqa: RUF009
-    compile: bool = _field(False, "torch.compile: a minute at first, then faster; on a processor it needs a C++ compiler")
+    compile: bool = _field(False, "torch.compile: slow at first, then faster; on a processor it needs a C++ compiler")
     threads: int = _field(2, "on a processor; their number fixes the order of sums, so it is part of the recipe", ge=1)
     seed: int = _field(1, "of the weights and of the order of the windows", ge=0)
 
