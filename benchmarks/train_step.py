@@ -91,7 +91,8 @@ def their_step(config: ModelConfig, given: argparse.Namespace, tokens: torch.Ten
 
     twice = ("dtype", "torch_dtype", "rope_theta")
     plain = {name: value for name, value in llama_config(config).items() if name not in twice}
-    model = LlamaForCausalLM(LlamaConfig(**plain, attn_implementation="sdpa")).to(tokens.device)
+    model: Any = LlamaForCausalLM(LlamaConfig(**plain))  # attention by SDPA is its default
+    model.to(tokens.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     forward = torch.compile(model, dynamic=False) if given.compile else model
 
@@ -106,7 +107,7 @@ def their_step(config: ModelConfig, given: argparse.Namespace, tokens: torch.Ten
     return step
 
 
-def seconds(step: Callable[[], None], device: torch.device) -> float:
+def seconds(step: Callable[[], object], device: torch.device) -> float:
     """Wall time of one step, with whatever it queued on the device."""
     began = time.perf_counter()
     step()
