@@ -174,6 +174,11 @@ def check(data: Any, label: str = "configuration", folder: Path | None = None) -
     for source in data.get("sources") or () if isinstance(data.get("sources"), list) else ():
         if isinstance(source, dict) and isinstance(source.get("path"), str):
             source["path"] = _absolute(source["path"], folder)
+    overlap = data.get("decontaminate")
+    if isinstance(overlap, dict) and isinstance(overlap.get("benchmarks"), list):
+        overlap["benchmarks"] = [
+            _absolute(name, folder) if str(name).endswith((".jsonl", ".json")) else name for name in overlap["benchmarks"]
+        ]
     try:
         return PipelineConfig.model_validate(data)
     except ValidationError as error:
