@@ -25,7 +25,8 @@ from llmcore.errors import LlmcoreError, UsageError
 from llmcore.training.params import TrainParams
 from llmcore.training.spec import STOPPED, Spec
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.1
+REPORT_SECONDS = 1.0
 GRACE_SECONDS = 25.0  # for the checkpoint of a trainer told to stop; Prefect kills what takes longer than 30
 KEEP_SECONDS = 60.0  # between two copies of the checkpoints to a remote store
 RESTARTS = 3  # of a trainer that ended with neither result nor fault: stopped from outside, or lost after adoption
@@ -47,10 +48,12 @@ def train(inputs: Mapping[str, Files], params: TrainParams, run: Run) -> dict[st
             if (run.scratch / "result").is_dir():
                 break
             with Trainer(run.scratch, spec, processes, params.threads) as trainer:
-                keeper = Keeper(run)
+                keeper, reported = Keeper(run), 0.0
                 while trainer.alive():
-                    _report(run)
-                    keeper.keep()
+                    if time.monotonic() - reported >= REPORT_SECONDS:
+                        reported = time.monotonic()
+                        _report(run)
+                        keeper.keep()
                     time.sleep(POLL_SECONDS)
                 trainer.raise_fault()
     except BaseException as error:
