@@ -58,8 +58,9 @@ def document_nats(model: Transformer, documents: Sequence[NDArray[Any]], beginni
 def with_interval(bits: NDArray[np.float64], size: NDArray[np.float64], seed: int) -> dict[str, float]:
     """Sum of bits over sum of bytes, with the 95 % bootstrap interval over documents: value, low, high."""
     value = float(bits.sum() / size.sum())
-    draws = np.random.Generator(np.random.Philox(seed)).integers(0, len(bits), (RESAMPLES, len(bits)))
-    means = bits[draws].sum(axis=1) / size[draws].sum(axis=1)
+    source = np.random.Generator(np.random.Philox(seed))
+    draws = (source.integers(0, len(bits), len(bits)) for _ in range(RESAMPLES))
+    means = np.array([bits[draw].sum() / size[draw].sum() for draw in draws])
     low, high = np.quantile(means, [0.025, 0.975])
     return {"value": round(value, 6), "low": round(float(low), 6), "high": round(float(high), 6)}
 

@@ -33,7 +33,7 @@ class EvaluateParams(Params):
     sample_tokens: int = Field(100, ge=1, le=2000, description="tokens in one sample at most")
     temperature: float = Field(0.8, gt=0, description="of the samples")
     top_k: int = Field(50, ge=1, description="likeliest tokens a sample draws from")
-    train_documents: int = Field(12, ge=0, description="trained documents scored, for the train/validation gap")
+    train_documents: int = Field(12, ge=0, description="trained documents scored, about, for the train/validation gap")
     memorisation_prompts: int = Field(64, ge=1, description="places in trained, and in held-out, text to go on from")
     threads: int = Field(2, ge=1, description="on a processor; their number fixes the order of sums")
     seed: int = Field(1, ge=0, description="of samples, places and bootstrap")
@@ -64,7 +64,8 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     for step, split in enumerate(("test", "validation", "train")):
         run.progress(step, 6, f"scoring {split}")
         table = inputs["tokens"].table(f"{split}/")
-        table = table.head(params.train_documents) if split == "train" else table
+        if split == "train":  # evenly through all shards, so that every source has its share
+            table = table.gather_every(max(1, table.height // max(1, params.train_documents)))
         scored.append(_score(model, table, split, beginning))
     documents = pl.concat(scored)
     documents.write_parquet(run.out / "documents.parquet", compression="zstd")
@@ -130,7 +131,7 @@ def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: in
         for name, ngram in ngrams.items():
             baselines[name] = with_interval(np.array([ngram.bits(text) for text in held_out]), size, seed)
         joined = b"\n".join(held_out)
-        on_top = xz_bytes(before + joined) - alone
+        on_top = xz_bytes(before + b"\n" + joined) - alone
         baselines["xz"] = {"value": round(8 * xz_bytes(joined) / len(joined), 6)}
         baselines["xz_after_train"] = {"value": round(8 * on_top / len(joined), 6)}
         found[split] = {
