@@ -10,6 +10,9 @@ import pytest
 from llmcore.artifacts import runner
 from llmcore.artifacts.store import Store, open_store
 from tests import s3_server
+from tests.prefect_server import prefect_server
+
+__all__ = ["prefect_server"]  # a fixture for every test
 
 
 @pytest.fixture(scope="session")
