@@ -33,6 +33,7 @@ def environment(home: Path, api: str | None = None) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "HOME": str(home),
     }
     return made | ({"PREFECT_API_URL": api} if api else {})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import open_store
 from llmcore.corpus.site import Site
 from llmcore.quickstart import bundled
-from tests.prefect_server import PREFECT, free_port, running, wait_for
+from tests.prefect_server import PREFECT, free_port, prefect_server, running, wait_for  # noqa: F401 - a fixture
 from tests.small import TINY_TRAINING, small_config
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,11 @@ class Api:
 
     def post(self, path: str, **body: Any) -> Any:
         answer = self.http.post(path, json=body)
+        for pause in (0.5, 1, 2, 4):  # the server says 503 while SQLite is busy; Prefect's own client tries again too
+            if answer.status_code != 503:
+                break
+            time.sleep(pause)
+            answer = self.http.post(path, json=body)
         answer.raise_for_status()
         return answer.json()
 
@@ -60,7 +66,7 @@ class Api:
     def state(self, run: str) -> str:
         return str(self.get(f"/flow_runs/{run}")["state"]["type"])
 
-    def finished(self, run: str, seconds: float = 400) -> str:
+    def finished(self, run: str, seconds: float = 240) -> str:
         ends = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         wait_for(lambda: self.state(run) in ends, f"end of flow run {run}", seconds)
         return self.state(run)
@@ -69,8 +75,9 @@ class Api:
         found: list[dict[str, Any]] = []
         while True:
             page = self.post(
-                "/task_runs/filter", flow_runs={"id": {"any_": [run]}}, limit=200, offset=len(found), sort="EXPECTED_START_TIME_ASC"
-            )
+                "/task_runs/filter", flow_runs={"id": {"any_": [run]}}, limit=200, offset=len(found),
+                sort="EXPECTED_START_TIME_ASC",
+            )  # fmt: skip
             found += page
             if len(page) < 200:
                 return found
@@ -90,8 +97,10 @@ def api(prefect_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     prefect("work-pool", "create", "llmcore", "--type", "process", env=prefect_server)
     prefect("--no-prompt", "deploy", "--all", env=prefect_server)
     log = tmp_path_factory.mktemp("worker") / "worker.log"
-    with running([*PREFECT, "worker", "start", "--pool", "llmcore", "--query-seconds", "1"], log, prefect_server, ROOT):
-        yield Api(prefect_server["PREFECT_API_URL"])
+    with running([*PREFECT, "worker", "start", "--pool", "llmcore"], log, prefect_server, ROOT):
+        made = Api(prefect_server["PREFECT_API_URL"])
+        wait_for(lambda: made.post("/work_pools/llmcore/workers/filter"), f"start of the worker ({log})")
+        yield made
 
 
 def test_a_deployment_runs_and_the_server_shows_all_of_it(api: Api, tmp_path: Path) -> None:
@@ -137,7 +146,7 @@ def test_the_refresh_schedule_is_there_and_paused(api: Api) -> None:
     assert not schedule["active"]
 
 
-def test_cancelling_while_training_leaves_a_checkpoint_from_which_the_next_run_goes_on(api: Api, tmp_path: Path) -> None:
+def test_a_cancelled_training_leaves_a_checkpoint_from_which_the_next_run_goes_on(api: Api, tmp_path: Path) -> None:
     config = small_config(tmp_path, name="cancelled", train=TINY_TRAINING | {"steps": 1500, "checkpoint_every": 0})
     run = api.start("pipeline/quickstart", config)
     scratch = tmp_path / "store" / "runs"
@@ -187,10 +196,12 @@ def test_a_refresh_computes_only_what_is_new(api: Api, tmp_path: Path) -> None:
         page = (folder / "auth.html").read_text()
         target = overlay / folder.relative_to(site)
         target.mkdir(parents=True)
-        words = "<p>" + "This paragraph was added after the first crawl, and says something that was never said before. " * 3 + "</p>"
+        added = "This paragraph was added after the first crawl, and says something that was never said before. "
+        words = f"<p>{added * 3}</p>"
         (target / "auth.html").write_text(page.replace("</p>", "</p>" + words, 1))
-        body = " ".join(f"The {number}th rule of the new page is that every page has its own words." for number in range(60))
-        (target / "brand-new.html").write_text(f"<html lang='en'><body><main><h1>New</h1><p>{body}</p></main></body></html>")
+        body = " ".join(f"The {n}th rule of the new page is that every page has its own words." for n in range(60))
+        new = f"<html lang='en'><body><main><h1>New</h1><p>{body}</p></main></body></html>"
+        (target / "brand-new.html").write_text(new)
         assert api.finished(api.start("refresh/quickstart", config)) == "COMPLETED"
 
     made = [m for m in manifests(store) if m.key not in {old.key for old in before.values()}]
@@ -217,7 +228,7 @@ def test_other_task_runners_make_the_same_artifacts(
         folder = tmp_path / str(execution["runner"])
         config = small_config(folder, execution=execution)
         done = subprocess.run(
-            [os.sys.executable, "-m", "llmcore.cli", "run", str(config), "--until", "split"],  # type: ignore[attr-defined]
+            [sys.executable, "-m", "llmcore.cli", "run", str(config), "--until", "split"],
             env=prefect_server, capture_output=True, text=True, timeout=400,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

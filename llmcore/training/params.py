@@ -39,7 +39,7 @@ class TrainParams:
     batch: int = _field(8, "windows in one step", ge=1)
     micro_batch: int = _field(8, "windows in one forward pass; a divisor of batch", ge=1)
 
-    optimizer: Method = _field("muon", "muon: Muon for the matrices in the blocks, AdamW for the rest; adamw: for all")  # noqa: RUF009
+    optimizer: Method = _field("adamw", "muon: Muon for the matrices in the blocks, AdamW for the rest; adamw: for all")  # noqa: RUF009
     learning_rate: float = _field(3e-3, "AdamW's at its peak", gt=0)
     muon_learning_rate: float = _field(0.02, "Muon's at its peak", gt=0)
     warm_up: int = _field(50, "steps of linear rise", ge=0)
