@@ -40,7 +40,7 @@ def pipeline(config: PipelineConfig = quickstart(), until: str | None = None,  #
 def run(config: PipelineConfig, until: str | None, force: Sequence[str]) -> None:
     """What `llmcore run` calls: the flow, with nothing started beforehand, then a summary that ends with the model."""
     without_tracebacks()
-    build(config)  # what is wrong with the sources shows before anything starts
+    list(build(config).until(until))  # what is wrong with sources or stage shows before anything starts
     open_store(config.store)
     done = pipeline(config, until, tuple(force))
     store = open_store(config.store)
