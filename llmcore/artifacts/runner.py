@@ -281,7 +281,7 @@ def run_global(store: Store, recipe: Recipe, report: Progress = no_progress, flo
         with _working_folder() as folder:
             out = folder / "out"
             out.mkdir()
-            scratch = _open_scratch(store, recipe.key, folder)
+            scratch = _open_scratch(store, recipe.key, folder, shared=lease is not None)
             run = StoreRun(store, recipe, out, scratch, report, lease, recipe.step.outside)
             inputs = {role: StoreFiles(store, files) for role, files in recipe.files.items()}
             with _full_disk_is_an_error(folder):
@@ -294,14 +294,20 @@ def run_global(store: Store, recipe: Recipe, report: Progress = no_progress, flo
             if lease is not None:
                 lease.check()
             ref = _commit(store, recipe, outputs, metrics, flow_run, started, {})
-            _drop_scratch(store, recipe.key)
+            if lease is not None:
+                _drop_scratch(store, recipe.key)
             return ref
     finally:
         if lease is not None:
             lease.give_back()
 
 
-def _open_scratch(store: Store, key: str, folder: Path) -> Path:
+def _open_scratch(store: Store, key: str, folder: Path, shared: bool) -> Path:
+    """The recipe's own scratch, which outlives a crash; one of this process where no lease keeps others out of it."""
+    if not shared:
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        return scratch
     if isinstance(store.backend, FileBackend):
         scratch = store.backend.root / "runs" / key / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)

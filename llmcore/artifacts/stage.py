@@ -56,7 +56,7 @@ class Run(Protocol):
 
     @property
     def scratch(self) -> Path:
-        """Local folder that outlives a crash of this very recipe (training checkpoints); never an output."""
+        """Local folder, never an output; for a stage with a lease it outlives a crash (training checkpoints)."""
 
     @property
     def outside(self) -> Mapping[str, Any]:
