@@ -87,7 +87,7 @@ class Api:
         if answer.status_code == 404:
             return None
         answer.raise_for_status()
-        latest: dict[str, Any] = self.get(f"/artifacts/{answer.json()['latest_id']}")
+        latest: dict[str, Any] = answer.json()
         return latest
 
 
