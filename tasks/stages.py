@@ -6,6 +6,7 @@ The store decides *cached or run*; Prefect shows it: a task that finds its artif
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -49,9 +50,12 @@ def stage(store_uri: str, step: Step, done: Mapping[str, ArtifactRef], computed:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def shards(store_uri: str, recipe: Recipe, names: Sequence[str], workers: int) -> int:
-    """Compute a chunk of a stage's shards; returns how many."""
-    runner.run_shards(open_store(store_uri), recipe, names, workers)
+def shards(store_uri: str, recipe: bytes, names: Sequence[str], workers: int) -> int:
+    """Compute a chunk of a stage's shards; returns how many.
+
+    recipe: our own Recipe, pickled, because task runners look into (and Dask rebuilds) what they can look into.
+    """
+    runner.run_shards(open_store(store_uri), pickle.loads(recipe), names, workers)
     return len(names)
 
 
@@ -93,10 +97,11 @@ class Executor:
         # threads share one process pool in this process; elsewhere a worker is a process already
         inside = self.execution.workers if self.execution.runner == "threads" else 1
         chunk_task = shards.with_options(name=f"{recipe.step.name} shards")
+        sealed = pickle.dumps(recipe)
         futures = [
             self._task_runner().submit(
                 chunk_task,
-                parameters={"store_uri": self.store.uri, "recipe": quote(recipe), "names": chunk, "workers": inside},
+                parameters={"store_uri": self.store.uri, "recipe": sealed, "names": chunk, "workers": inside},
             )
             for chunk in chunks
         ]

@@ -193,15 +193,16 @@ def test_a_refresh_computes_only_what_is_new(api: Api, tmp_path: Path) -> None:
         store = open_store(f"file://{tmp_path}/store")
         before = {m.step: m for m in manifests(store)}
 
-        page = (folder / "auth.html").read_text()
-        target = overlay / folder.relative_to(site)
-        target.mkdir(parents=True)
-        added = "This paragraph was added after the first crawl, and says something that was never said before. "
-        words = f"<p>{added * 3}</p>"
-        (target / "auth.html").write_text(page.replace("</p>", "</p>" + words, 1))
-        body = " ".join(f"The {n}th rule of the new page is that every page has its own words." for n in range(60))
-        new = f"<html lang='en'><body><main><h1>New</h1><p>{body}</p></main></body></html>"
-        (target / "brand-new.html").write_text(new)
+    page = (folder / "auth.html").read_text()
+    target = overlay / folder.relative_to(site)
+    target.mkdir(parents=True)
+    added = "This paragraph was added after the first crawl, and says something that was never said before. "
+    words = f"<p>{added * 3}</p>"
+    (target / "auth.html").write_text(page.replace("</p>", "</p>" + words, 1))
+    body = " ".join(f"The {n}th rule of the new page is that every page has its own words." for n in range(60))
+    new = f"<html lang='en'><body><main><h1>New</h1><p>{body}</p></main></body></html>"
+    (target / "brand-new.html").write_text(new)
+    with Site(site, port, overlay=overlay):
         assert api.finished(api.start("refresh/quickstart", config)) == "COMPLETED"
 
     made = [m for m in manifests(store) if m.key not in {old.key for old in before.values()}]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from llmcore.artifacts.manifest import ArtifactRef
@@ -47,12 +46,12 @@ class Chain:
     steps: dict[str, Step] = field(default_factory=dict)
     pinned: dict[str, ArtifactRef] = field(default_factory=dict)
 
-    def add(self, stage: Stage, params: Any, inputs: Mapping[str, From | str] = MappingProxyType({}),
-            outside: Mapping[str, Any] = MappingProxyType({}), name: str = "", label: str = "") -> str:
+    def add(self, stage: Stage, params: Any, inputs: Mapping[str, From | str] | None = None,
+            outside: Mapping[str, Any] | None = None, name: str = "", label: str = "") -> str:
         """Append a step; returns its name, which later steps take as input."""
         step = name or stage.name
-        origins = {role: From((origin,)) if isinstance(origin, str) else origin for role, origin in inputs.items()}
-        self.steps[step] = Step(step, stage, params, origins, outside, label)
+        origins = {role: From((origin,)) if isinstance(origin, str) else origin for role, origin in (inputs or {}).items()}
+        self.steps[step] = Step(step, stage, params, origins, outside or {}, label)
         return step
 
     def until(self, last: str | None) -> Iterator[Step]:
