@@ -90,7 +90,8 @@ def ls(
         }
         for manifest in sorted(manifests(opened, stage or ""), key=lambda m: str(m.run.get("started", "")))
     ]
-    _print_json(rows) if as_json else _print_table(["stage", "step", "key", "digest", "files", "bytes", "started", "refs"], rows)
+    columns = ["stage", "step", "key", "digest", "files", "bytes", "started", "refs"]
+    _print_json(rows) if as_json else _print_table(columns, rows)
 
 
 @app.command()

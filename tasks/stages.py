@@ -33,7 +33,9 @@ MOST_CHUNKS = 8
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def stage(store_uri: str, step: Step, done: Mapping[str, ArtifactRef], computed: int | None) -> ArtifactRef | State[Any]:
+def stage(
+    store_uri: str, step: Step, done: Mapping[str, ArtifactRef], computed: int | None
+) -> ArtifactRef | State[Any]:
     """Find the artifact of a step, or make it: run a global stage, or gather the shards that chunks have computed.
 
     computed: how many shards the chunks before this task computed; None if the artifact was there already.

@@ -40,7 +40,9 @@ def environment(home: Path, api: str | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def running(command: list[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], log: Path, env: Mapping[str, str], cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process, with all its children, that ends with the context."""
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -111,7 +111,7 @@ def test_the_interval_holds_the_value_and_narrows_with_more_documents() -> None:
 
 
 def test_memorisation_sees_a_model_that_repeats(model: Transformer) -> None:
-    """An untrained tied model whose likeliest next token is the last one repeats itself: so does a constant document."""
+    """A tied untrained model mostly repeats the last token, and so does a constant document."""
     constant = [np.full(PREFIX + CONTINUATION + 20, 7, dtype=np.uint16)]
     varied = [np.random.default_rng(2).integers(1, 300, 400).astype(np.uint16)]
     repeats = continuation_rate(model, constant, 7, 8, seed=1)

@@ -20,7 +20,7 @@ from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import open_store
 from llmcore.corpus.site import Site
 from llmcore.quickstart import bundled
-from tests.prefect_server import PREFECT, free_port, prefect_server, running, wait_for  # noqa: F401 - a fixture
+from tests.prefect_server import PREFECT, free_port, running, wait_for
 from tests.small import TINY_TRAINING, small_config
 
 pytestmark = pytest.mark.slow

@@ -50,7 +50,8 @@ class Chain:
             outside: Mapping[str, Any] | None = None, name: str = "", label: str = "") -> str:
         """Append a step; returns its name, which later steps take as input."""
         step = name or stage.name
-        origins = {role: From((origin,)) if isinstance(origin, str) else origin for role, origin in (inputs or {}).items()}
+        given = (inputs or {}).items()
+        origins = {role: From((origin,)) if isinstance(origin, str) else origin for role, origin in given}
         self.steps[step] = Step(step, stage, params, origins, outside or {}, label)
         return step
 

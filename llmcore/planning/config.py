@@ -176,8 +176,9 @@ def check(data: Any, label: str = "configuration", folder: Path | None = None) -
             source["path"] = _absolute(source["path"], folder)
     overlap = data.get("decontaminate")
     if isinstance(overlap, dict) and isinstance(overlap.get("benchmarks"), list):
+        named = overlap["benchmarks"]
         overlap["benchmarks"] = [
-            _absolute(name, folder) if str(name).endswith((".jsonl", ".json")) else name for name in overlap["benchmarks"]
+            _absolute(name, folder) if str(name).endswith((".jsonl", ".json")) else name for name in named
         ]
     try:
         return PipelineConfig.model_validate(data)
