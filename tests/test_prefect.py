@@ -183,15 +183,15 @@ def test_a_refresh_computes_only_what_is_new(api: Api, tmp_path: Path) -> None:
     folder = next(site.rglob("howto"))
     port = free_port()
     url = f"http://127.0.0.1:{port}/{folder.relative_to(site)}/"
-    with Site(site, port, overlay=overlay):
-        source = {
-            "kind": "crawl", "name": "manual", "licence": "Apache-2.0", "start_urls": [url + "auth.html"],
-            "allow_private_hosts": [f"127.0.0.1:{port}"],
-        }  # fmt: skip
-        config = small_config(tmp_path, name="fresh", sources=[source], split={"validation": 0.0, "test": 0.0})
+    source = {
+        "kind": "crawl", "name": "manual", "licence": "Apache-2.0", "start_urls": [url + "auth.html"],
+        "allow_private_hosts": [f"127.0.0.1:{port}"],
+    }  # fmt: skip
+    config = small_config(tmp_path, name="fresh", sources=[source], split={"validation": 0.0, "test": 0.0})
+    with Site(site, port):
         assert api.finished(api.start("dataset/quickstart", config)) == "COMPLETED"
-        store = open_store(f"file://{tmp_path}/store")
-        before = {m.step: m for m in manifests(store)}
+    store = open_store(f"file://{tmp_path}/store")
+    before = {m.step: m for m in manifests(store)}
 
     page = (folder / "auth.html").read_text()
     target = overlay / folder.relative_to(site)
