@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -196,6 +197,7 @@ def export(ref: str, folder: Path, store: StoreOption = DEFAULT_STORE) -> None:
 @app.command()
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it only show")] = False,
+    older_than: Annotated[float, typer.Option(min=0, help="hours; younger objects may belong to a run under way")] = 24,
     store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False,
 ) -> None:
     """Show (and with --yes delete) what no ref reaches."""
@@ -203,7 +205,7 @@ def gc(
     from llmcore.artifacts.store import open_store
 
     opened = open_store(store)
-    found = garbage(opened)
+    found = garbage(opened, timedelta(hours=older_than))
     total = sum(entry.bytes for entry in found)
     rows = [{"name": entry.name, "bytes": entry.bytes} for entry in found]
     if as_json:
