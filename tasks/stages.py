@@ -30,6 +30,7 @@ from tasks.progress import ProgressBar
 
 # 16 per-shard stages × 8 chunks keeps a whole run under 200 task runs, which Prefect's server takes with ease
 MOST_CHUNKS = 8
+POOL_BYTES = 16 << 20  # compressed; less is done before a worker process has imported what it needs
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -96,8 +97,10 @@ class Executor:
             return 0
         count = min(MOST_CHUNKS, len(todo))
         chunks = [todo[number::count] for number in range(count)]
-        # threads share one process pool in this process; elsewhere a worker is a process already
-        inside = self.execution.workers if self.execution.runner == "threads" else 1
+        # threads share one process pool in this process where that is worth its start; elsewhere a worker is a process
+        work = sum(recipe.files[recipe.stage.reads[0]][name].bytes for name in todo)
+        pooled = self.execution.runner == "threads" and len(todo) > 1 and work >= POOL_BYTES
+        inside = self.execution.workers if pooled else 1
         chunk_task = shards.with_options(name=f"{recipe.step.name} shards")
         sealed = pickle.dumps(recipe)
         futures = [

@@ -109,7 +109,7 @@ def run_shard(store: Store, recipe: Recipe, name: str) -> None:
 def run_shards(store: Store, recipe: Recipe, names: Sequence[str], workers: int = 1,
                report: Progress = no_progress) -> None:
     """Compute several shards, in `workers` processes that live on for the next call; the first error stops it."""
-    if workers == 1 or len(names) == 1:
+    if workers == 1:
         for number, name in enumerate(names):
             run_shard(store, recipe, name)
             report(number + 1, len(names), name)

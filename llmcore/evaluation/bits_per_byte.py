@@ -46,9 +46,9 @@ def document_nats(model: Transformer, documents: Sequence[NDArray[Any]], beginni
             if start:
                 inputs[line, 0] = int(tokens[start - 1])
             targets[line, done - start : end - start] = piece[done - start :]
-        logits = model(inputs).float()
+        logits = model(inputs.to(model.device)).float()
         losses = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none"
+            logits.flatten(0, 1), targets.flatten().to(model.device), ignore_index=-100, reduction="none"
         ).view(len(batch), window)
         for (number, _, _), loss in zip(batch, losses.double().sum(dim=1).tolist(), strict=True):
             nats[number] += loss

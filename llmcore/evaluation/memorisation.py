@@ -33,7 +33,7 @@ def continuation_rate(model: Transformer, documents: Sequence[NDArray[Any]], beg
         before = beginning if at == 0 else int(tokens[at - 1])
         prompts.append([before, *tokens[at : at + PREFIX].tolist()])
         truths.append(tokens[at + PREFIX : at + PREFIX + CONTINUATION].tolist())
-    written = greedy(model, torch.tensor(prompts), CONTINUATION)
+    written = greedy(model, torch.tensor(prompts, device=model.device), CONTINUATION).cpu()
     same = written == torch.tensor(truths)
     exact = int(same.all(dim=1).sum())
     agreeing = float(same.long().cumprod(dim=1).sum(dim=1).double().mean())

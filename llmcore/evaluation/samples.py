@@ -20,7 +20,8 @@ def write_samples(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[st
         tokens = [beginning, *tokenizer.encode(prompt, add_special_tokens=False).ids]
         first = len(tokens)
         for _ in range(count):
-            logits = model(torch.tensor([tokens[-model.config.window :]]))[0, -1].float() / temperature
+            seen = torch.tensor([tokens[-model.config.window :]], device=model.device)
+            logits = model(seen)[0, -1].float().cpu() / temperature
             best, ids = logits.topk(min(top_k, logits.numel()))
             chosen = int(ids[torch.multinomial(best.softmax(dim=-1), 1, generator=source)])
             if chosen == beginning:

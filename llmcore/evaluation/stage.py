@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from llmcore.errors import LlmcoreError
 
 LN2 = float(np.log(2))
 ORDERS = (5, 7)
+HELD_OUT = ("test", "validation")
+SPLITS = (*HELD_OUT, "train")
 
 
 class EvaluateParams(Params):
@@ -33,7 +36,10 @@ class EvaluateParams(Params):
     sample_tokens: int = Field(100, ge=1, le=2000, description="tokens in one sample at most")
     temperature: float = Field(0.8, gt=0, description="of the samples")
     top_k: int = Field(50, ge=1, description="likeliest tokens a sample draws from")
-    train_documents: int = Field(12, ge=0, description="trained documents scored, about, for the train/validation gap")
+    split_bytes: int = Field(
+        32 << 20, ge=1 << 16, description="most text of a split that is scored, or that baselines learn from"
+    )
+    train_documents: int = Field(12, ge=0, description="trained documents scored for the train/validation gap")
     memorisation_prompts: int = Field(64, ge=1, description="places in trained, and in held-out, text to go on from")
     threads: int = Field(2, ge=1, description="on a processor; their number fixes the order of sums")
     seed: int = Field(1, ge=0, description="of samples, places and bootstrap")
@@ -52,36 +58,29 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     from llmcore.tokens.tokenizer import end_of_text, load_tokenizer
 
     torch.set_num_threads(params.threads)
-    model = _load(inputs["model"], load)
+    model = _load(inputs["model"], load).to("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_tokenizer(inputs["tokenizer"])
     beginning = end_of_text(tokenizer)
-    texts = inputs["documents"].table("kept/").select("id", "split", "text")
-    by_split = {split: texts.filter(pl.col("split") == split) for split in ("train", "validation", "test")}
-    if not (by_split["validation"].height or by_split["test"].height):
+    drawn = {split: _draw(inputs["documents"], inputs["tokens"], split, params.split_bytes) for split in SPLITS}
+    if not (drawn["validation"].height or drawn["test"].height):
         raise LlmcoreError("evaluate: no document is held out; raise split.validation or split.test, or add text")
 
     scored = []
-    for step, split in enumerate(("test", "validation", "train")):
+    for step, split in enumerate(SPLITS):
         run.progress(step, 6, f"scoring {split}")
-        table = inputs["tokens"].table(f"{split}/")
-        if split == "train":  # evenly through all shards, so that every source has its share
-            table = table.gather_every(max(1, table.height // max(1, params.train_documents)))
+        table = drawn[split].head(params.train_documents if split == "train" else drawn[split].height)
         scored.append(_score(model, table, split, beginning))
     documents = pl.concat(scored)
     documents.write_parquet(run.out / "documents.parquet", compression="zstd")
 
     run.progress(3, 6, "baselines")
-    report = {"splits": _splits(documents, by_split, params.seed), "gap": _gap(documents)}
+    report = {"splits": _splits(documents, drawn, params.seed), "gap": _gap(documents)}
     _write(run, "evaluation.json", report)
     run.progress(4, 6, "memorisation")
-    pieces = {split: inputs["tokens"].table(f"{split}/")["tokens"] for split in ("train", "validation", "test")}
-    trained = [np.asarray(t) for t in pieces["train"]]
-    held_out = [np.asarray(t) for split in ("validation", "test") for t in pieces[split]]
     rates: dict[str, Any] = {"prefix": memorisation.PREFIX, "continuation": memorisation.CONTINUATION}
-    for name, chosen in (("train", trained), ("held_out", held_out)):
-        rates[name] = memorisation.continuation_rate(
-            model, chosen, beginning, params.memorisation_prompts, params.seed
-        )
+    for name, splits in (("train", ("train",)), ("held_out", ("validation", "test"))):
+        pieces = [tokens.to_numpy() for split in splits for tokens in drawn[split]["tokens"]]
+        rates[name] = memorisation.continuation_rate(model, pieces, beginning, params.memorisation_prompts, params.seed)
     _write(run, "memorisation.json", rates)
     run.progress(5, 6, "samples")
     written = samples.write_samples(
@@ -102,10 +101,22 @@ def _load(files: Files, load: Any) -> Any:
         return load(Path(folder))
 
 
+def _draw(documents: Files, tokens: Files, split: str, most: int) -> pl.DataFrame:
+    """A split's documents with their tokens, as many as `most` bytes of text hold and at least one, in the order of
+    their ids, which are hashes: a fair draw, the same in each run, of a corpus that need not fit into memory."""
+    paths = [documents.path(name) for name in documents.names("kept/")]
+    texts = pl.scan_parquet(paths).filter(pl.col("split") == split)
+    sizes = texts.select("id", size=pl.col("text").str.len_bytes()).collect().sort("id")
+    chosen = sizes.filter(pl.col("size").cum_sum() - pl.col("size") < most).select("id").lazy()
+    pieces = [tokens.path(name) for name in tokens.names(f"{split}/")]
+    scored = pl.scan_parquet(pieces).join(chosen, on="id", how="semi")
+    return scored.join(texts.select("id", "text"), on="id").sort("id").collect()
+
+
 def _score(model: Any, tokens: pl.DataFrame, split: str, beginning: int) -> pl.DataFrame:
     from llmcore.evaluation.bits_per_byte import document_nats
 
-    nats = document_nats(model, [np.asarray(t) for t in tokens["tokens"]], beginning)
+    nats = document_nats(model, [piece.to_numpy() for piece in tokens["tokens"]], beginning)
     return tokens.select(
         "id", "source", split=pl.lit(split), bytes=pl.col("n_bytes"), tokens=pl.col("n_tokens") - 1,
         nats=pl.Series(nats, dtype=pl.Float64).round(6),
@@ -116,24 +127,25 @@ def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: in
     from llmcore.evaluation.baselines import NgramModel, xz_bytes
     from llmcore.evaluation.bits_per_byte import perplexity, with_interval
 
+    held_out = {split: [text.encode() for text in texts[split]["text"]] for split in HELD_OUT if texts[split].height}
     trained = [text.encode() for text in texts["train"]["text"]]
-    ngrams = {f"ngram_{order}": NgramModel(trained, order) for order in ORDERS} | {"unigram": NgramModel(trained, 1)}
     before = b"\n".join(trained)
-    alone = xz_bytes(before)
+    with ThreadPoolExecutor() as pool:  # xz lets go of the interpreter
+        alone = pool.submit(xz_bytes, before)
+        packed = {split: pool.submit(xz_bytes, b"\n".join(held)) for split, held in held_out.items()}
+        on_top = {split: pool.submit(xz_bytes, b"\n".join([before, *held])) for split, held in held_out.items()}
+        ngrams = {f"ngram_{order}": NgramModel(trained, order) for order in ORDERS}
+        ngrams["unigram"] = NgramModel(trained, 1)
     found = {}
-    for split in ("test", "validation"):
+    for split, held in held_out.items():
         rows = documents.filter(pl.col("split") == split)
-        if not rows.height:
-            continue
-        held_out = [text.encode() for text in texts[split]["text"]]
-        size = np.array([len(text) for text in held_out], dtype=np.float64)
+        size = np.array([len(text) for text in held], dtype=np.float64)
         baselines: dict[str, Any] = {"uniform": {"value": 8.0}}
         for name, ngram in ngrams.items():
-            baselines[name] = with_interval(np.array([ngram.bits(text) for text in held_out]), size, seed)
-        joined = b"\n".join(held_out)
-        on_top = xz_bytes(before + b"\n" + joined) - alone
-        baselines["xz"] = {"value": round(8 * xz_bytes(joined) / len(joined), 6)}
-        baselines["xz_after_train"] = {"value": round(8 * on_top / len(joined), 6)}
+            baselines[name] = with_interval(np.array([ngram.bits(text) for text in held]), size, seed)
+        length = sum(map(len, held)) + len(held) - 1
+        baselines["xz"] = {"value": round(8 * packed[split].result() / length, 6)}
+        baselines["xz_after_train"] = {"value": round(8 * (on_top[split].result() - alone.result()) / length, 6)}
         found[split] = {
             "documents": rows.height,
             "bytes": int(rows["bytes"].sum()),
@@ -175,4 +187,4 @@ def _write(run: Run, name: str, data: Any) -> None:
     (run.out / name).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-STAGE = Stage("evaluate", version=1, params=EvaluateParams, function="llmcore.evaluation.stage:evaluate")
+STAGE = Stage("evaluate", version=2, params=EvaluateParams, function="llmcore.evaluation.stage:evaluate")

@@ -173,6 +173,10 @@ class Transformer(nn.Module):
     def head_weight(self) -> Tensor:
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
     def forward(self, tokens: Tensor, document_ids: Tensor | None = None) -> Tensor:
         """Logits of the next token.
 

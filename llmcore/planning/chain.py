@@ -31,7 +31,7 @@ from llmcore.corpus import (
 from llmcore.errors import UsageError
 from llmcore.evaluation import stage as evaluate
 from llmcore.planning.config import CrawlSource, FileSource, PipelineConfig
-from llmcore.release import publish, quantise
+from llmcore.release import k_quants, publish, quantise
 from llmcore.tokens import pack, tokenise, tokenizer
 from llmcore.training import stage as train
 
@@ -76,8 +76,9 @@ def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = N
     snapshot: crawl and collect artifacts to use instead of fetching (step name -> reference): an existing dataset.
     previous: crawl and collect artifacts to refresh: what is new or changed since is appended to them.
     label:    names this snapshot of the outside world instead of the configuration; it enters the crawl's key.
-    Raises UsageError if a source's files are missing.
+    Raises UsageError if a source's files are missing, or a format is asked for that cannot be written here.
     """
+    k_quants.check_available(config.quantise.formats)
     chain = Chain(pinned=dict(snapshot or {}))
     documents = []
     for source in config.sources:

@@ -144,18 +144,14 @@ def _best_fit(lengths: np.ndarray, window: int) -> tuple[np.ndarray, int]:
 
 def _fill_in_order(short: np.ndarray, rest: np.ndarray, full: np.ndarray, window: int, first: int) -> np.ndarray:
     """Rests one after another, cut where a window ends: every window but the last is full."""
-    rows, at = [], 0
-    slot = 0
-    for who in short:
-        start, left = int(full[who]) * window, int(rest[who])
-        while left:
-            room = window - at % window
-            taken = min(room, left)
-            slot = 0 if at % window == 0 else slot
-            rows.append((first + at // window, slot, int(who), start, taken))
-            slot += 1
-            at, start, left = at + taken, start + taken, left - taken
-    return np.array(rows, dtype=np.int64).T
+    ends = np.cumsum(rest[short])
+    cuts = np.union1d(ends, np.arange(window, ends[-1], window))  # where one piece ends and the next begins
+    starts = np.r_[0, cuts[:-1]]
+    nth = np.searchsorted(ends, starts, side="right")  # the rest that each piece is of
+    who, place = short[nth], starts // window
+    slot = np.arange(len(starts)) - np.searchsorted(place, place)
+    begin = full[who] * window + starts - (ends[nth] - rest[who])
+    return np.stack([first + place, slot, who, begin, cuts - starts])
 
 
 def _generations(tokens: Files, split: str) -> Iterator[pl.DataFrame]:
