@@ -85,7 +85,8 @@ def test_trace_of_duplicates_names_what_they_duplicate(run: tuple[Path, dict[str
         rows = {row["step"]: row for row in table("trace", "--url", f"{copy}.txt", env=env)}
         first = table("trace", "--url", original, env=env)[0]["document"]
         assert rows["dedup"]["outcome"] == f"dropped: {reason}"
-        assert json.loads(rows["dedup"]["detail"])["duplicate_of"] == first
+        facts = json.loads(rows["dedup"]["detail"])
+        assert facts["duplicate_of"] == first and facts["duplicate_of_url"] == original
 
 
 def test_the_exported_folder_loads_in_transformers_with_equal_logits(

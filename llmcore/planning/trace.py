@@ -95,7 +95,7 @@ def _decisions(node: Manifest, files: StoreFiles, document: str, nodes: Sequence
             continue
         for row in pl.scan_parquet(files.path(name)).filter(mine).collect().iter_rows(named=True):
             if folder == "dropped":
-                yield Decision(document, node.step, f"dropped: {row['reason']}", row["detail"] or "")
+                yield Decision(document, node.step, f"dropped: {row['reason']}", _with_url(row["detail"] or "", files))
             elif folder == "kept":
                 facts = {field: row[field] for field in ("url", "lang", "split") if row.get(field) is not None}
                 yield Decision(document, node.step, "kept", f"{shard} {_json(facts)}")
@@ -114,6 +114,19 @@ def _decisions(node: Manifest, files: StoreFiles, document: str, nodes: Sequence
         if pieces.height:
             steps = steps_of_windows(node.identity["params"], all_files[plan.key], pieces["window"].to_list())
             yield Decision(document, node.step, "trained on", f"at steps {_ranges(steps)}")
+
+
+def _with_url(detail: str, files: StoreFiles) -> str:
+    """The URL of the document that this one duplicates beside its id, where it has one."""
+    facts = json.loads(detail) if detail.startswith("{") else {}
+    if "duplicate_of" not in facts:
+        return detail
+    same = pl.col("id") == facts["duplicate_of"]
+    for name in files.names("kept/"):
+        found = pl.scan_parquet(files.path(name)).filter(same).select("url").collect()
+        if found.height and found.item() is not None:
+            return _json({**facts, "duplicate_of_url": found.item()})
+    return detail
 
 
 def _reaches(store: Store, top: Manifest, document: str) -> bool:
