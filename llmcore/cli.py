@@ -245,11 +245,14 @@ def config(path: ConfigArgument = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors."""
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="print tables of keys, defaults and meanings")] = False,
+) -> None:
+    """Print the JSON Schema of the configuration, for editors; or every key of it as a page to read."""
     from llmcore.planning.config import PipelineConfig
+    from llmcore.planning.reference import configuration_tables
 
-    _print_json(PipelineConfig.model_json_schema())
+    print(configuration_tables(), end="") if markdown else _print_json(PipelineConfig.model_json_schema())
 
 
 def _config(path: Path | None, store: str | None) -> Any:

@@ -24,14 +24,14 @@ from llmcore.errors import LlmcoreError
 
 LN2 = float(np.log(2))
 ORDERS = (5, 7)
+PROMPT_WORDS = 6
 HELD_OUT = ("test", "validation")
 SPLITS = (*HELD_OUT, "train")
 
 
 class EvaluateParams(Params):
     prompts: tuple[str, ...] = Field(
-        ("Fellow-citizens of the Senate and House of Representatives:", "The economy of the United States", "We must"),
-        description="what the samples start from",
+        (), description="what the samples start from; none: the first words of three held-out documents"
     )
     sample_tokens: int = Field(100, ge=1, le=2000, description="tokens in one sample at most")
     temperature: float = Field(0.8, gt=0, description="of the samples")
@@ -83,11 +83,17 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
         rates[name] = memorisation.continuation_rate(model, pieces, beginning, params.memorisation_prompts, params.seed)
     _write(run, "memorisation.json", rates)
     run.progress(5, 6, "samples")
+    prompts = params.prompts or _beginnings(drawn)
     written = samples.write_samples(
-        model, tokenizer, params.prompts, beginning, params.sample_tokens, params.temperature, params.top_k, params.seed
+        model, tokenizer, prompts, beginning, params.sample_tokens, params.temperature, params.top_k, params.seed
     )
     _write(run, "samples.json", written)
     return _headline(report, rates)
+
+
+def _beginnings(drawn: Mapping[str, pl.DataFrame]) -> list[str]:
+    texts = pl.concat([drawn[split]["text"] for split in HELD_OUT]).head(3)
+    return [" ".join(text.split(maxsplit=PROMPT_WORDS)[:PROMPT_WORDS]) for text in texts]
 
 
 def _load(files: Files, load: Any) -> Any:

@@ -45,7 +45,7 @@ class Execution(Params):
     runner: Literal["threads", "processes", "dask", "ray"] = Field(
         "threads", description="threads: one machine, a process pool for the shards; dask or ray: a cluster"
     )
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="processes at work")
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="processes; by default one a core")
     address: str | None = Field(None, description="of a running Dask scheduler or Ray head; none: a local cluster")
     train_processes: int = Field(1, ge=1, description="training processes on this machine, one a GPU")
 
@@ -53,7 +53,7 @@ class Execution(Params):
 class CrawlSource(CrawlParams):
     """A web site, crawled."""
 
-    kind: Literal["crawl"] = "crawl"
+    kind: Literal["crawl"] = Field("crawl", description="a web site")
     serve_path: str | None = Field(None, description="folder of the site to serve, where serve is `folder`")
     overlay: str | None = Field(None, description="folder of pages that replace or add to those of the served site")
     shard_bytes: int = Field(64 << 20, ge=1024, description="text in one shard, bytes")
@@ -73,7 +73,7 @@ class FileSource(Params):
     """Files, a folder or a glob; local or on S3."""
 
     model_config = ConfigDict(title="files")
-    kind: Literal["warc", "parquet", "jsonl", "text", "html"]
+    kind: Literal["warc", "parquet", "jsonl", "text", "html"] = Field(description="format of the files")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=40, description="of the source, in lower case")
     path: str = Field(description="file, folder, glob or s3:// URI; relative to the configuration file")
     licence: str = Field("unknown", description="SPDX identifier")
@@ -100,7 +100,9 @@ class PipelineConfig(Params):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60, description="the ref it is published under")
     store: str = Field("file://~/.llmcore/store", description="file:///folder or s3://bucket/prefix")
-    sources: tuple[Annotated[CrawlSource | FileSource, Field(discriminator="kind")], ...] = Field(min_length=1)
+    sources: tuple[Annotated[CrawlSource | FileSource, Field(discriminator="kind")], ...] = Field(
+        min_length=1, description="a list, each with its `kind` (below)"
+    )
     extract: ExtractParams = ExtractParams()
     clean: CleanParams = CleanParams()
     language: LanguageParams = LanguageParams()
