@@ -45,7 +45,9 @@ class Execution(Params):
     runner: Literal["threads", "processes", "dask", "ray"] = Field(
         "threads", description="threads: one machine, a process pool for the shards; dask or ray: a cluster"
     )
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="processes; by default one a core")
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="processes; by default one a core"
+    )
     address: str | None = Field(None, description="of a running Dask scheduler or Ray head; none: a local cluster")
     train_processes: int = Field(1, ge=1, description="training processes on this machine, one a GPU")
 
