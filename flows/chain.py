@@ -8,6 +8,7 @@ from prefect.logging import get_run_logger
 
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
+from llmcore.errors import UsageError
 from llmcore.planning.chain import Chain
 from llmcore.planning.config import PipelineConfig
 from tasks.present import present
@@ -20,6 +21,9 @@ def run_chain(chain: Chain, config: PipelineConfig, until: str | None = None,
     store = open_store(config.store)
     done = dict(chain.pinned)
     forced = set(force)
+    unknown = forced - {name for step in chain.steps.values() for name in (step.name, step.stage.name)}
+    if unknown:
+        raise UsageError(f"--force: no stage {min(unknown)!r} in the chain; there are {', '.join(chain.steps)}")
     log = get_run_logger()
     with executor(store, config.execution) as work:
         for step in chain.until(until):

@@ -15,6 +15,7 @@ from llmcore.artifacts.export import export_files
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import Store, open_store
+from llmcore.errors import LlmcoreError
 from llmcore.planning.chain import build
 from llmcore.planning.config import PipelineConfig, quickstart
 from llmcore.planning.heads import remember_dataset, remember_model
@@ -62,7 +63,11 @@ def _exported(store: Store, name: str, published: Manifest) -> Path:
     home = Path(store.uri.removeprefix("file://")).parent if local else Path.home() / ".llmcore"
     folder = home / "models" / f"{name}-{published.digest[:12]}"
     if not folder.exists():
-        export_files(store, published, folder)
+        try:
+            export_files(store, published, folder)
+        except LlmcoreError:
+            if not folder.exists():  # else another run was faster, and it appears whole or not at all
+                raise
     return folder
 
 

@@ -26,21 +26,27 @@ class ProgressBar:
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         if kind is None and self._artifact is not None:
-            update_progress_artifact(self._artifact, progress=100.0)
+            self._show(100.0, None)
 
     def report(self, done: float, total: float, text: str = "") -> None:
         now = time.monotonic()
         percent = min(100.0, 100.0 * done / total) if total else 0.0
         if now - self._shown >= UI_EVERY_SECONDS:
             self._shown = now
+            self._show(percent, text)
+        if now - self._logged >= LOG_EVERY_SECONDS:
+            self._logged = now
+            get_run_logger().info("%s %.0f %% %s", self.name, percent, text)
+
+    def _show(self, percent: float, text: str | None) -> None:
+        try:
             if self._artifact is None:
                 made = create_progress_artifact(progress=percent, key=self._key(), description=text)
                 self._artifact = cast(UUID, made)  # awaitable only in asynchronous code
             else:
                 update_progress_artifact(self._artifact, progress=percent, description=text)
-        if now - self._logged >= LOG_EVERY_SECONDS:
-            self._logged = now
-            get_run_logger().info("%s %.0f %% %s", self.name, percent, text)
+        except Exception as error:  # days of training must not end because the server restarts
+            get_run_logger().warning("%s: the progress bar cannot be shown: %s", self.name, error)
 
     def _key(self) -> str:
         return "progress-" + "".join(letter if letter.isalnum() else "-" for letter in self.name.lower())

@@ -74,8 +74,20 @@ class Executor:
     def run(self, step: Step, done: Mapping[str, ArtifactRef], force: bool = False) -> ArtifactRef:
         """Make or find one step's artifact. LlmcoreError if its work failed."""
         recipe = resolve(self.store, step, done)
-        if force:
-            runner.forget(self.store, recipe)
+        if not force:
+            return self._run(step, recipe, done)
+        restore = runner.forget(self.store, recipe)
+        try:
+            return self._run(step, recipe, done)
+        except BaseException:
+            restore()
+            raise
+
+    def close(self) -> None:
+        self._stack.close()
+        runner.stop_workers()
+
+    def _run(self, step: Step, recipe: Recipe, done: Mapping[str, ArtifactRef]) -> ArtifactRef:
         computed = None
         if step.stage.kind == "per_shard" and runner.find(self.store, recipe) is None:
             computed = self._run_shards(recipe)
@@ -86,10 +98,6 @@ class Executor:
         if not isinstance(ref, ArtifactRef):
             raise LlmcoreError(f"{step.name}: its task ended without an artifact; see the log above")
         return ref
-
-    def close(self) -> None:
-        self._stack.close()
-        runner.stop_workers()
 
     def _run_shards(self, recipe: Recipe) -> int:
         todo = runner.shards_to_do(self.store, recipe)

@@ -236,6 +236,28 @@ class TestWhereItMayGo:
             "http://elsewhere.example/there",
         )
 
+    def test_an_answer_that_is_no_sense_costs_its_page_and_not_the_crawl(self, tmp_path: Path) -> None:
+        sitemap = b"<urlset><url><loc>http://[x/</loc></url><url><loc>/good</loc></url></urlset>"
+        answers = {
+            "/": page('<a href="/redirect">x</a><a href="/encoded">y</a><a href="http://[z">z</a><a href="/last"></a>'),
+            "/redirect": (302, {"Location": "http://[x"}, b""),
+            "/encoded": (200, {"Content-Type": "text/html", "Content-Encoding": "UTF-8"}, b"<a href='/more'>m</a>"),
+            "/last": page("the last words"),
+            "/robots.txt": (200, {"Content-Type": "text/plain"}, b"Sitemap: http://[x/\nSitemap: /sitemap.xml\n"),
+            "/sitemap.xml": (200, {"Content-Type": "text/xml"}, sitemap),
+        }
+        with routes(answers) as (url, host):
+            run, _ = run_crawl(tmp_path, CrawlParams(start_urls=(url,), allow_private_hosts=(host,)))
+        rows = fetches(run)
+        assert rows[f"{url}redirect"]["outcome"] == "failed"
+        assert rows[f"{url}last"]["outcome"] == "fetched"
+
+    def test_credentials_and_strange_names_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="holds credentials"):
+            CrawlParams(start_urls=("http://user:secret@example.org/",))
+        with pytest.raises(ValueError, match="name"):
+            CrawlParams(start_urls=("http://example.org/",), name="example.org")
+
     @pytest.mark.parametrize(
         ("address", "public"),
         [

@@ -222,3 +222,20 @@ def test_too_small_a_corpus_trains_nothing_and_drops_nothing(tmp_path: Path) -> 
 def test_passages_leave_out_only_a_short_rest() -> None:
     assert [len(piece.split()) for piece in passages("word " * 230, 100)] == [100, 100]
     assert [len(piece.split()) for piece in passages("word " * 260, 100)] == [100, 100, 60]
+
+
+@pytest.mark.parametrize(
+    ("lang", "text", "good"),
+    [
+        ("de", "Der Hund schläft unter dem Baum, weil die Sonne scheint. " * 3, True),
+        ("en", "Der Hund schläft unter dem Baum, weil die Sonne scheint. " * 3, False),
+        ("zh", "服务器在启动时读取配置文件。管理员可以修改端口。修改之后需要重新启动。", True),
+    ],
+)
+def test_rules_about_english_words_judge_english_alone(lang: str, text: str, good: bool, tmp_path: Path) -> None:
+    table = documents(text).with_columns(lang=pl.lit(lang))
+    params = QualityParams(**dict.fromkeys((f"gopher_duplicate_{n}_gram" for n in range(5, 11)), None),
+                           gopher_min_words=None if lang != "zh" else 50, gopher_top_2_gram=None,
+                           gopher_top_3_gram=None, gopher_top_4_gram=None)  # fmt: skip
+    result = quality(table, params, signals(table, WHITESPACE).outputs["signals"], LocalFiles(tmp_path))
+    assert result.outputs["kept"].height == good

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from llmcore.artifacts import runner
 from llmcore.artifacts.gc import garbage
 from llmcore.artifacts.lineage import manifests_behind, verify
-from llmcore.artifacts.manifest import ArtifactRef, manifest_of, manifests, resolve_ref
+from llmcore.artifacts.manifest import (
+    ArtifactRef,
+    manifest_name,
+    manifest_of,
+    manifests,
+    outputs_digest,
+    resolve_ref,
+)
 from llmcore.artifacts.recipe import From, Step, resolve
 from llmcore.artifacts.store import Store, blob_name, open_store
 from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
@@ -135,6 +142,40 @@ def test_garbage_is_what_no_ref_reaches(store: Store) -> None:
     assert list(verify(store, manifest_of(store, new["total"]))) == []
     assert len(manifests_behind(store, [manifest_of(store, new["total"])])) == 3
     assert run(store, steps()) == old
+
+
+def test_what_a_young_artifact_names_is_no_garbage_however_old(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}")
+    run(store, steps())
+    days_ago = time.time() - 3 * 86_400
+    for path in (tmp_path / "blobs").rglob("*.*"):
+        os.utime(path, (days_ago, days_ago))
+    assert garbage(store, timedelta(hours=24)) == []
+    for path in [*(tmp_path / "artifacts").rglob("*.json"), *(tmp_path / "memo").rglob("*.json")]:
+        os.utime(path, (days_ago, days_ago))
+    assert {entry.name.split("/")[0] for entry in garbage(store, timedelta(hours=24))} == {"artifacts", "memo", "blobs"}
+
+
+def test_a_forced_run_that_fails_leaves_what_was_there(store: Store) -> None:
+    done = run(store, steps())
+    recipe = resolve(store, steps()[2], done)
+    restore = runner.forget(store, recipe)
+    assert runner.find(store, recipe) is None
+    restore()
+    assert runner.find(store, recipe) == done["total"]
+    assert list(verify(store, manifest_of(store, done["total"]))) == []
+
+
+def test_an_input_that_was_made_anew_with_other_bytes_is_told_by_verify(store: Store) -> None:
+    done = run(store, steps())
+    top = manifest_of(store, done["total"])
+    was = manifest_of(store, done["keep"])
+    recipe = resolve(store, steps()[1], done)
+    runner.forget(store, recipe)
+    shorter = dataclasses.replace(was, outputs=dict(list(was.outputs.items())[:1]))
+    shorter = dataclasses.replace(shorter, digest=outputs_digest(shorter.outputs))
+    assert store.commit(manifest_name("keep", was.key), shorter.plain())
+    assert [(m.step, name) for m, name, _ in verify(store, top)] == [("total", "keep")]
 
 
 def _build_total(uri: str, log: str) -> None:

@@ -332,8 +332,8 @@ def test_a_trainer_whose_parent_died_is_found_and_watched_on(corpus: Path, tmp_p
 def test_two_processes_train_on_the_same_data_in_the_same_order(
     corpus: Path, uninterrupted: LocalRun, tmp_path: Path
 ) -> None:
-    run = LocalRun(tmp_path, outside={"nproc": 2})
-    train(inputs_of(corpus), TINY, run)
+    run = LocalRun(tmp_path)
+    train(inputs_of(corpus), replace(TINY, processes=2), run)
     # two micro-batches a step: a + b is b + a, so even the bits agree
     assert model_digest(run) == model_digest(uninterrupted)
 

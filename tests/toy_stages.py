@@ -60,4 +60,4 @@ def total(inputs: Mapping[str, Files], params: SumParams, run: Run) -> dict[str,
 
 NUMBERS = Stage("numbers", 1, NumbersParams, "tests.toy_stages:numbers")
 KEEP = Stage("keep", 1, KeepParams, "tests.toy_stages:keep", kind="per_shard")
-TOTAL = Stage("total", 1, SumParams, "tests.toy_stages:total", lease=True)
+TOTAL = Stage("total", 1, SumParams, "tests.toy_stages:total")

@@ -47,9 +47,10 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLostError unless this process still holds the newest epoch; asks the store."""
-        newest = _newest(self.store, self.key)
-        if self._lost or newest is None or not self._is_mine(newest):
-            self._lost = True
+        with self._lock:  # between the renewing thread's two writes the row looks like another's
+            newest = _newest(self.store, self.key)
+            if newest is None or not self._is_mine(newest.name):
+                self._lost = True
         self.check_quickly()
 
     def check_quickly(self) -> None:
@@ -70,17 +71,19 @@ class Lease:
         while not self._ended.wait(RENEW_EVERY_SECONDS):
             with self._lock:
                 try:
-                    renewed = _create(self.store, self.key, self._epoch + 1, self.owner)
-                except LlmcoreError:
+                    following = self._epoch + 1
+                    renewed = _create(self.store, self.key, following, self.owner)
+                    # a write that was tried again may have met itself
+                    if not renewed and not self._is_mine(_name(self.key, following)):
+                        self._lost = True
+                        return
+                    self._epoch = following
+                    self.store.backend.delete(_name(self.key, following - 1))
+                except Exception:
                     continue  # the store is away for a moment; the next beat or the check before the commit decides
-                if not renewed:
-                    self._lost = True
-                    return
-                self.store.backend.delete(_name(self.key, self._epoch))
-                self._epoch += 1
 
-    def _is_mine(self, entry: Entry) -> bool:
-        record = self.store.record(entry.name)
+    def _is_mine(self, name: str) -> bool:
+        record = self.store.record(name)
         return record is not None and record.get("owner") == self.owner
 
 

@@ -33,7 +33,13 @@ def verify(store: Store, top: Manifest) -> Iterator[tuple[Manifest, str, str]]:
     Manifests were checked against their own hashes when they were read. Each blob is read once, afresh from the store.
     """
     seen: set[str] = set()
-    for manifest in manifests_behind(store, [top]):
+    nodes = manifests_behind(store, [top])
+    digests = {(node.stage, node.key): node.digest for node in nodes}
+    for manifest in nodes:
+        for items in manifest.inputs.values():
+            for item in items:
+                if digests[item["stage"], item["key"]] != item["digest"]:
+                    yield manifest, item["step"], f"{item['step']} was made anew since, and differs from what was read"
         for name, output in manifest.outputs.items():
             blob = blob_name(output.blob, suffix_of(name))
             if blob in seen:

@@ -4,7 +4,7 @@
     shards_to_do(store, recipe)      the shards of a per-shard recipe that have no memo yet
     run_shard(store, recipe, name)   one shard: verified inputs -> function -> blobs -> memo
     commit_shards(store, recipe)     all memos -> one artifact
-    run_global(store, recipe, …)     a global recipe, under a lease where the stage asks for one
+    run_global(store, recipe, …)     a global recipe, under a lease
     build(store, recipe, …)          all of that in this process
 """
 
@@ -51,12 +51,23 @@ def find(store: Store, recipe: Recipe) -> ArtifactRef | None:
     return manifest.ref(store) if manifest is not None else None
 
 
-def forget(store: Store, recipe: Recipe) -> None:
-    """Drop the manifest and the memos of a recipe, so that it runs again; blobs stay until garbage collection."""
-    store.backend.delete(manifest_name(recipe.stage.name, recipe.key))
+def forget(store: Store, recipe: Recipe) -> Callable[[], None]:
+    """Drop the manifest and the memos of a recipe, so that it runs again; blobs stay until garbage collection.
+
+    Returns what puts the manifest back, should the new run fail.
+    """
+    name = manifest_name(recipe.stage.name, recipe.key)
+    before = store.record(name)
+    store.backend.delete(name)
     if recipe.stage.kind == "per_shard":
         for shard in shard_names(recipe):
             store.backend.delete(_memo_name(recipe, shard))
+
+    def restore() -> None:
+        if before is not None:
+            store.commit(name, before)
+
+    return restore
 
 
 # per-shard stages
@@ -171,6 +182,8 @@ def commit_shards(store: Store, recipe: Recipe, flow_run: str | None = None, sta
         for output_name, output in memo["outputs"].items():
             # the memo may have been made under another shard name: same bytes, so same result
             own = output_name.replace(memo["stem"], stem, 1)
+            if own in outputs:
+                raise LlmcoreError(f"{recipe.step.name}: two shards would both be {own}; this is a defect")
             outputs[own] = Output(**output)
         rows_read += memo["rows_read"] or 0
         for metric, value in memo["metrics"].items():
@@ -247,7 +260,7 @@ class StoreRun:
     out: Path
     scratch: Path
     report: Progress
-    lease: leases.Lease | None
+    lease: leases.Lease
     outside: Mapping[str, Any] = field(default_factory=dict)
 
     def lineage(self) -> Sequence[Mapping[str, Any]]:
@@ -255,34 +268,33 @@ class StoreRun:
         return [manifest.public() for manifest in manifests_behind(self.store, tops)]
 
     def progress(self, done: float, total: float, text: str = "") -> None:
-        if self.lease is not None:
-            self.lease.check_quickly()
+        self.lease.check_quickly()
         self.report(done, total, text)
 
     def keep_scratch(self) -> None:
+        self.lease.check()  # whoever took over has newer files there
         _save_scratch(self.store, self.recipe.key, self.scratch)
 
 
 def run_global(store: Store, recipe: Recipe, report: Progress = no_progress, flow_run: str | None = None,
                waiting: Callable[[str], None] = lambda holder: None) -> ArtifactRef:
-    """Run a global recipe and commit it; where the stage asks for a lease, wait for whoever is at it already."""
-    lease = None
-    if recipe.stage.lease:
-        lease = leases.take(store, recipe.key, lambda: find(store, recipe) is None, waiting)
-        found = find(store, recipe)
-        if lease is None or found is not None:
-            if lease is not None:
-                lease.give_back()
-            if found is None:
-                raise LlmcoreError(f"{recipe.step.name}: the artifact vanished while waiting for it; run again")
-            return found
+    """Run a global recipe under its lease and commit it, or wait for whoever is at it already."""
+    lease = leases.take(store, recipe.key, lambda: find(store, recipe) is None, waiting)
+    found = find(store, recipe)
+    if lease is None or found is not None:
+        if lease is not None:
+            lease.give_back()
+        if found is None:
+            raise LlmcoreError(f"{recipe.step.name}: the artifact vanished while waiting for it; run again")
+        return found
     started = datetime.now(UTC)
     try:
         with _working_folder() as folder:
             out = folder / "out"
             out.mkdir()
-            scratch = _open_scratch(store, recipe.key, folder, shared=lease is not None)
-            run = StoreRun(store, recipe, out, scratch, report, lease, recipe.step.outside)
+            run = StoreRun(
+                store, recipe, out, _open_scratch(store, recipe.key, folder), report, lease, recipe.step.outside
+            )
             inputs = {role: StoreFiles(store, files) for role, files in recipe.files.items()}
             with _full_disk_is_an_error(folder):
                 metrics = recipe.stage.load()(inputs, recipe.step.params, run)
@@ -291,23 +303,16 @@ def run_global(store: Store, recipe: Recipe, report: Progress = no_progress, flo
                 name = str(path.relative_to(out))
                 rows = pl.scan_parquet(path).select(pl.len()).collect().item() if name.endswith(".parquet") else None
                 outputs[name] = Output(store.put_blob(path, suffix_of(name)), path.stat().st_size, rows)
-            if lease is not None:
-                lease.check()
+            lease.check()
             ref = _commit(store, recipe, outputs, metrics, flow_run, started, {})
-            if lease is not None:
-                _drop_scratch(store, recipe.key)
+            _drop_scratch(store, recipe.key)
             return ref
     finally:
-        if lease is not None:
-            lease.give_back()
+        lease.give_back()
 
 
-def _open_scratch(store: Store, key: str, folder: Path, shared: bool) -> Path:
-    """The recipe's own scratch, which outlives a crash; one of this process where no lease keeps others out of it."""
-    if not shared:
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        return scratch
+def _open_scratch(store: Store, key: str, folder: Path) -> Path:
+    """The recipe's own scratch, which outlives a crash."""
     if isinstance(store.backend, FileBackend):
         scratch = store.backend.root / "runs" / key / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ class Run(Protocol):
 
     @property
     def scratch(self) -> Path:
-        """Local folder, never an output; for a stage with a lease it outlives a crash (training checkpoints)."""
+        """Local folder, never an output; it outlives a crash (training checkpoints)."""
 
     @property
     def outside(self) -> Mapping[str, Any]:
@@ -88,7 +88,6 @@ class Stage:
     aligned:   roles of which a shard sees only the file of its own name: role -> folder. Missing file = error.
     broadcast: roles handed whole to every shard, as Files.
     partition: output folders whose row counts must add up to the rows read; () where rows are not documents.
-    lease:     hold a lease while working, because double work is dear.
     """
 
     name: str
@@ -101,7 +100,6 @@ class Stage:
     aligned: Mapping[str, str] = field(default_factory=dict)
     broadcast: tuple[str, ...] = ()
     partition: tuple[str, ...] = ("kept", "dropped")
-    lease: bool = False
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""

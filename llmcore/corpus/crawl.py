@@ -54,7 +54,9 @@ QUICKSTART_DELAY_SECONDS = 0.01
 class CrawlParams(Params):
     """What to crawl, within which limits, and under whose name."""
 
-    name: str = Field("crawl", description="name of the source in every document")
+    name: str = Field(
+        "crawl", pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=40, description="of the source, in lower case"
+    )
     licence: str = Field("unknown", description="SPDX identifier of what the site publishes")
     start_urls: tuple[str, ...] = Field(min_length=1, description="where the crawl starts")
     allowed_hosts: tuple[str, ...] = Field(
@@ -89,6 +91,8 @@ class CrawlParams(Params):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(f"{url!r} is no http(s) URL")
+            if parts.username or parts.password:
+                raise ValueError(f"a start URL on {parts.hostname} holds credentials; every record would show them")
         return urls
 
 
@@ -276,4 +280,4 @@ def write_warc(fetches: list[dict[str, Any]], bodies: Path, path: Path) -> int:
     return len(fetched)
 
 
-STAGE = Stage("crawl", version=1, params=CrawlParams, function="llmcore.corpus.crawl:crawl", lease=True)
+STAGE = Stage("crawl", version=1, params=CrawlParams, function="llmcore.corpus.crawl:crawl")

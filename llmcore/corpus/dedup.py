@@ -61,7 +61,7 @@ SIGNATURES = Stage(
     kind="per_shard",
     partition=("signatures",),
 )
-RESOLVE = Stage("resolve", version=1, params=ResolveParams, function="llmcore.corpus.dedup:resolve", lease=True)
+RESOLVE = Stage("resolve", version=1, params=ResolveParams, function="llmcore.corpus.dedup:resolve")
 STAGE = Stage(
     "dedup",
     version=1,

@@ -24,6 +24,12 @@ from llmcore.corpus.schema import dropped
 from llmcore.errors import LlmcoreError
 
 MIN_LINES = 5
+UNSPACED_LANGUAGES = ("zh", "wuu", "yue", "ja", "th", "lo", "km", "my", "bo", "dz")
+WORD_SIGNALS = (
+    "words", "mean_word_length", "longest_word", "alpha_words", "hashes_per_word", "ellipses_per_word",
+    "newlines_per_word", *(f"top_{size}_gram_characters" for size in (2, 3, 4)),
+    *(f"duplicate_{size}_gram_characters" for size in range(5, 11)),
+)  # fmt: skip
 
 Comparison = Literal[">=", "<="]
 
@@ -134,6 +140,7 @@ def quality(documents: pl.DataFrame, params: QualityParams, signals: pl.DataFram
     from llmcore.corpus.classifier import scores
 
     scored = signals.with_columns(classifier_score=scores(documents["text"], _model(classifier)))
+    scored = _only_where_they_apply(scored, documents["lang"])
     table = rules(params)
     if params.classifier_min_score is not None:
         table.append(Rule("classifier_min_score", "classifier_score", ">=", params.classifier_min_score, "classifier"))
@@ -154,6 +161,15 @@ def quality(documents: pl.DataFrame, params: QualityParams, signals: pl.DataFram
         },
         metrics,
     )
+
+
+def _only_where_they_apply(signals: pl.DataFrame, lang: pl.Series) -> pl.DataFrame:
+    """Null, which every rule lets pass, where a signal says nothing: Gopher's stop words are English ones, and some
+    languages put no spaces between words."""
+    english = lang.fill_null("en").is_in(["en"])
+    spaced = ~lang.fill_null("en").is_in(UNSPACED_LANGUAGES)
+    by_words = [pl.when(spaced).then(pl.col(name)).alias(name) for name in WORD_SIGNALS]
+    return signals.with_columns(by_words).with_columns(stop_words=pl.when(english).then(pl.col("stop_words")))
 
 
 def failures(signals: pl.DataFrame, table: list[Rule]) -> pl.Series:
@@ -227,7 +243,7 @@ def _model(classifier: Files) -> Path | None:
 
 STAGE = Stage(
     "quality",
-    version=1,
+    version=2,
     params=QualityParams,
     function="llmcore.corpus.quality:quality",
     kind="per_shard",

@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -130,7 +130,13 @@ class Crawl(scrapy.Spider):
             outcome, reason = failure(error, url, self.spec["timeout"], self.spec["max_bytes"])
             self.record(url, outcome, reason=reason, depth=depth)
             return []
-        return self.judge(url, depth, response, before)
+        told = self.recorded
+        try:
+            return self.judge(url, depth, response, before)
+        except Exception as error:  # an answer that nobody foresaw costs its page, not the crawl
+            if self.recorded == told:
+                self.record(url, "failed", reason=f"unusable answer: {type(error).__name__}", depth=depth)
+            return []
 
     def judge(self, url: str, depth: int, response: Any, before: dict[str, Any] | None) -> list[str]:
         """Record one answer; returns the links to follow."""
@@ -195,13 +201,18 @@ class Crawl(scrapy.Spider):
         """The links of a page that lead to an allowed host."""
         found = set()
         for href in response.xpath("//a/@href | //area/@href").getall():
-            try:
-                url = clean_url(response.urljoin(href.strip()))
-            except ValueError:
-                continue
-            if self.is_allowed(url):
+            url = self.allowed_url(href.strip(), response.urljoin)
+            if url:
                 found.add(url)
         return sorted(found)
+
+    def allowed_url(self, place: str, join: Callable[[str], str] = str) -> str | None:
+        """The URL in its one spelling; None if it is none, or leads elsewhere."""
+        try:
+            url = clean_url(join(place))
+        except ValueError:
+            return None
+        return url if self.is_allowed(url) else None
 
     def is_allowed(self, url: str) -> bool:
         """Only http(s) URLs of the hosts that the configuration names."""
@@ -234,7 +245,7 @@ class Crawl(scrapy.Spider):
                 f"robots.txt unreachable: {failure(error, url, self.spec['timeout'], ROBOTS_MAX_BYTES)[1]}",
             )
         robots = Robots.from_response(response.status, response.body, self.token)
-        delay = max(robots.delay, self.spec["min_delay"])
+        delay = min(max(robots.delay, self.spec["min_delay"]), max(1.0, self.deadline - time.monotonic()))
         slots = cast(Any, self.crawler.engine).downloader.per_slot_settings
         slots[netloc] = {"delay": delay, "jitter": 0.0, "concurrency": self.spec["concurrency"]}
         return robots
@@ -246,9 +257,10 @@ class Crawl(scrapy.Spider):
         waiting = self.robots[origin].sitemaps or [f"{origin}/sitemap.xml"]
         read: set[str] = set()
         found: set[str] = set()
-        while waiting and len(read) < 1000:
-            url = clean_url(urljoin(origin, waiting.pop(0)))
-            if url in read or not self.is_allowed(url):
+        enough = self.spec["max_pages"]
+        while waiting and len(read) < 1000 and len(found) <= enough and time.monotonic() < self.deadline:
+            url = self.allowed_url(waiting.pop(0), lambda place: urljoin(origin, place))
+            if url is None or url in read:
                 continue
             read.add(url)
             if self.robots[origin].forbids(url, urlsplit(url).path):
@@ -266,7 +278,7 @@ class Crawl(scrapy.Spider):
             if sitemap.type == "sitemapindex":
                 waiting += sorted(places)
             else:
-                found |= {place for place in map(clean_url, places) if self.is_allowed(place)}
+                found |= {url for url in map(self.allowed_url, places) if url}
         return sorted(found)
 
     def record(self, url: str, outcome: str, **facts: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import Field
 
 from llmcore.artifacts.params import Params
@@ -23,7 +24,7 @@ from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError
 
 LN2 = float(np.log(2))
-ORDERS = (5, 7)
+ORDERS = {"unigram": 1, "ngram_5": 5, "ngram_7": 7}
 PROMPT_WORDS = 6
 HELD_OUT = ("test", "validation")
 SPLITS = (*HELD_OUT, "train")
@@ -136,19 +137,22 @@ def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: in
     held_out = {split: [text.encode() for text in texts[split]["text"]] for split in HELD_OUT if texts[split].height}
     trained = [text.encode() for text in texts["train"]["text"]]
     before = b"\n".join(trained)
-    with ThreadPoolExecutor() as pool:  # xz lets go of the interpreter
+    with ThreadPoolExecutor(2) as pool:  # xz lets go of the interpreter; each takes 700 MB
         alone = pool.submit(xz_bytes, before)
         packed = {split: pool.submit(xz_bytes, b"\n".join(held)) for split, held in held_out.items()}
         on_top = {split: pool.submit(xz_bytes, b"\n".join([before, *held])) for split, held in held_out.items()}
-        ngrams = {f"ngram_{order}": NgramModel(trained, order) for order in ORDERS}
-        ngrams["unigram"] = NgramModel(trained, 1)
+    bits: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for name, order in ORDERS.items():
+        ngram = NgramModel(trained, order)
+        for split, held in held_out.items():
+            bits[name, split] = np.array([ngram.bits(text) for text in held])
     found = {}
     for split, held in held_out.items():
         rows = documents.filter(pl.col("split") == split)
         size = np.array([len(text) for text in held], dtype=np.float64)
         baselines: dict[str, Any] = {"uniform": {"value": 8.0}}
-        for name, ngram in ngrams.items():
-            baselines[name] = with_interval(np.array([ngram.bits(text) for text in held]), size, seed)
+        for name in ORDERS:
+            baselines[name] = with_interval(bits[name, split], size, seed)
         length = sum(map(len, held)) + len(held) - 1
         baselines["xz"] = {"value": round(8 * packed[split].result() / length, 6)}
         baselines["xz_after_train"] = {"value": round(8 * (on_top[split].result() - alone.result()) / length, 6)}

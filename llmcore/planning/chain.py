@@ -117,8 +117,7 @@ def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = N
     plan = chain.add(pack.STAGE, config.pack, {"tokens": tokens})
 
     read = {"tokens": tokens, "plan": plan, "tokenizer": vocabulary}
-    nproc = {"nproc": config.execution.train_processes}
-    model = chain.add(train.STAGE, config.train, read, nproc)
+    model = chain.add(train.STAGE, config.train, read)
     tested = {"model": model, "tokenizer": vocabulary, "tokens": tokens}
     evaluation = chain.add(evaluate.STAGE, config.evaluate, {**tested, "documents": parts})
     quantised = chain.add(quantise.STAGE, config.quantise, tested)

@@ -49,7 +49,6 @@ class Execution(Params):
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="processes; by default one a core"
     )
     address: str | None = Field(None, description="of a running Dask scheduler or Ray head; none: a local cluster")
-    train_processes: int = Field(1, ge=1, description="training processes on this machine, one a GPU")
 
 
 class CrawlSource(CrawlParams):
@@ -81,12 +80,16 @@ class FileSource(Params):
     licence: str = Field("unknown", description="SPDX identifier")
     text_column: str = Field("text", description="column or field that holds the text (parquet, jsonl)")
     url_column: str | None = Field(None, description="column or field that holds the URL (parquet, jsonl)")
+    html_column: bool = Field(False, description="text_column holds HTML, from which extract takes the text")
+    bad_line: Literal["error", "drop"] = Field("error", description="what a line that is no JSON object is (jsonl)")
+    max_document_bytes: int = Field(16 << 20, ge=1, description="UTF-8 bytes of one document at most, or it is dropped")
     shard_bytes: int = Field(64 << 20, ge=1024, description="text in one shard, bytes")
 
     def ingest_params(self) -> IngestParams:
         return IngestParams(
             source=self.name, kind=self.kind, licence=self.licence, text_column=self.text_column,
-            url_column=self.url_column, frame_bytes=self.shard_bytes,
+            url_column=self.url_column, html_column=self.html_column, bad_line=self.bad_line,
+            max_document_bytes=self.max_document_bytes, frame_bytes=self.shard_bytes,
         )  # fmt: skip
 
     def scan(self) -> tuple[collect.CollectParams, Mapping[str, Any]]:
@@ -205,6 +208,6 @@ def _one_line(error: ValidationError) -> str:
         return f"{place}: unknown key; remove it or mend its spelling{more}"
     if first["type"] == "missing":
         return f"{place}: missing; add it{more}"
-    given = repr(first.get("input"))
+    given = re.sub(r"//[^/@\s]+@", "//…@", repr(first.get("input")))  # credentials in an address
     return f"{place}: {first['msg'].removeprefix('Value error, ')} (got {given[:60]}){more}"
 

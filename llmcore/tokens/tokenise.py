@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, ShardResult, Stage
 from llmcore.tokens.tokenizer import end_of_text, load_tokenizer
 
+BATCH_BYTES = 1 << 20
 SPLITS = ("train", "validation", "test")
 
 
@@ -25,10 +31,10 @@ def tokenise(documents: pl.DataFrame, params: TokeniseParams, tokenizer: Files) 
     encoder = load_tokenizer(tokenizer)
     end = end_of_text(encoder)
     width = pl.UInt16 if encoder.get_vocab_size() <= 1 << 16 else pl.UInt32
-    encoded = encoder.encode_batch(documents["text"].to_list(), add_special_tokens=False)
+    ids = [piece for texts in _batches(documents["text"]) for piece in _encode(encoder, texts, end, width)]
     table = documents.select(
         "id", "source", "split",
-        tokens=_lists([item.ids for item in encoded], end, width),
+        tokens=_lists(ids, width),
         n_bytes=pl.col("text").str.len_bytes().cast(pl.Int64),
     ).with_columns(n_tokens=pl.col("tokens").list.len().cast(pl.Int64))  # fmt: skip
     columns = ("id", "source", "tokens", "n_tokens", "n_bytes")
@@ -38,12 +44,30 @@ def tokenise(documents: pl.DataFrame, params: TokeniseParams, tokenizer: Files) 
     )
 
 
-def _lists(ids: list[list[int]], end: int, width: type[pl.DataType]) -> pl.Series:
-    """Each list with `end` behind it, as one Arrow list column: no Python object a token outlives its list."""
+def _batches(texts: pl.Series) -> Iterator[list[str]]:
+    """Texts in batches of about BATCH_BYTES: an encoding takes a hundred times its text while it is worked on."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(encoder: Tokenizer, texts: list[str], end: int, width: type[pl.DataType]) -> list[NDArray[Any]]:
     kind = np.uint16 if width == pl.UInt16 else np.uint32
-    values = [np.array([*row, end], dtype=kind) for row in ids]
+    encoded = encoder.encode_batch(texts, add_special_tokens=False)
+    return [np.array([*item.ids, end], dtype=kind) for item in encoded]
+
+
+def _lists(values: list[NDArray[Any]], width: type[pl.DataType]) -> pl.Series:
+    """One Arrow list column."""
     offsets = np.cumsum([0, *(len(row) for row in values)], dtype=np.int64)
-    flat = np.concatenate(values) if values else np.zeros(0, dtype=kind)
+    flat = np.concatenate(values) if values else np.zeros(0, dtype=np.uint16 if width == pl.UInt16 else np.uint32)
     return pl.Series(pa.LargeListArray.from_arrays(offsets, flat), dtype=pl.List(width))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def windows_of_step(step: int, windows: int, batch: int, digest: str, seed: int)
     return np.array([orders[int(epoch)][number % windows] for epoch, number in zip(epochs, numbers, strict=True)])
 
 
+@lru_cache(maxsize=2)
 def order_of_epoch(windows: int, digest: str, seed: int, epoch: int) -> NDArray[np.int64]:
     """A permutation of the windows, drawn for this epoch."""
     key = hashlib.sha256(f"{digest}:{seed}:{epoch}".encode()).digest()

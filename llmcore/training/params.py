@@ -54,6 +54,7 @@ class TrainParams:
     precision: Precision = _field("fp32", "of the products; weights, moments and sums stay fp32")  # noqa: RUF009
     compile: bool = _field(False, "torch.compile: slow at first, then faster; on a processor it needs a C++ compiler")
     threads: int = _field(2, "on a processor; their number fixes the order of sums, so it is part of the recipe", ge=1)
+    processes: int = _field(1, "that train together, one a GPU; part of the recipe as threads are", ge=1)
     seed: int = _field(1, "of the weights and of the order of the windows", ge=0)
 
     validation_every: int = _field(200, "steps between two validation losses; 0: only at the end", ge=0)
@@ -65,6 +66,11 @@ class TrainParams:
             _check(field, getattr(self, field.name))
         if self.batch % self.micro_batch:
             raise UsageError(f"train.micro_batch: {self.micro_batch} does not divide train.batch ({self.batch})")
+        if (self.batch // self.micro_batch) % self.processes:
+            raise UsageError(
+                f"train.processes: {self.batch // self.micro_batch} micro-batches a step do not share out among "
+                f"{self.processes}; set train.micro_batch to {max(1, self.batch // self.processes)}"
+            )
         if self.heads % self.kv_heads:
             raise UsageError(f"train.kv_heads: {self.kv_heads} does not divide train.heads ({self.heads})")
         if self.width % self.heads or (self.width // self.heads) % 2:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +28,7 @@ from llmcore.training.spec import STOPPED, Spec
 
 POLL_SECONDS = 0.1
 REPORT_SECONDS = 1.0
+WATCH_SECONDS = 5.0
 GRACE_SECONDS = 25.0  # for the checkpoint of a trainer told to stop; Prefect kills what takes longer than 30
 KEEP_SECONDS = 60.0  # between two copies of the checkpoints to a remote store
 # glibc gives large blocks back to the system after each use, and every step pays for fresh pages (measured: 5,170
@@ -40,17 +42,15 @@ def train(inputs: Mapping[str, Files], params: TrainParams, run: Run) -> dict[st
     """Train on plan/train.parquet over the tokens; write the model in Hugging Face form and history.parquet.
 
     inputs: tokens (train/, validation/), plan (plan.json, plan/), tokenizer (tokenizer.json).
-    run.outside: {"nproc": n} for n processes under torchrun.
     Raises LlmcoreError with the last line of the trainer's log. Whatever is raised here stops the trainer, which saves.
     """
     spec = run.scratch / "spec.json"
     _write_spec(inputs, params, run.scratch, spec)
-    processes = int(run.outside.get("nproc", 1))
     try:
         for _ in range(1 + RESTARTS):
             if (run.scratch / "result").is_dir():
                 break
-            with Trainer(run.scratch, spec, processes, params.threads) as trainer:
+            with Trainer(run.scratch, spec, params.processes, params.threads) as trainer:
                 keeper, reported = Keeper(run), 0.0
                 while trainer.alive():
                     if time.monotonic() - reported >= REPORT_SECONDS:
@@ -84,7 +84,8 @@ class Trainer:
         self.log = scratch / "trainer.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.lock: int | None = _try_lock(scratch)
-        (scratch / "watched").touch()
+        self._left = threading.Event()
+        threading.Thread(target=self._watch, daemon=True, name="trainer-watch").start()
         if self.lock is not None:
             (scratch / "trainer.pid").unlink(missing_ok=True)
             self.process = self._start(spec, processes, threads)
@@ -92,10 +93,10 @@ class Trainer:
     def _start(self, spec: Path, processes: int, threads: int) -> subprocess.Popen[bytes]:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [sys.executable, *(torchrun if processes > 1 else ()), "-m", "llmcore.training.trainer", str(spec)]
-        # threads before torch is loaded: a pool sized otherwise gives sums in another order. Passive: threads that spin
-        # for each other lose half the speed on a busy machine (measured: 480 against 1,060 tokens/s, 2 threads, load 7)
+        # threads before torch is loaded: a pool sized otherwise gives sums in another order. Spin briefly: threads that
+        # never do lose a third on an idle machine, those that spin for long stand still on a busy one (docs/log.md)
         fixed = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_DYNAMIC": "FALSE",
-                 "MKL_DYNAMIC": "FALSE", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}  # fmt: skip
+                 "MKL_DYNAMIC": "FALSE", "GOMP_SPINCOUNT": "100000", "PYTHONHASHSEED": "0"}  # fmt: skip
         given = {"GLIBC_TUNABLES": KEEP_MEMORY} | os.environ
         with self.log.open("wb") as log:
             return subprocess.Popen(
@@ -103,10 +104,19 @@ class Trainer:
                 env={**given, **fixed}, pass_fds=(self.lock,) if self.lock is not None else (),
             )  # fmt: skip
 
+    def _watch(self) -> None:
+        """Show the trainer that somebody is there, also while a slow store takes a checkpoint."""
+        while True:
+            with suppress(OSError):
+                (self.scratch / "watched").touch()
+            if self._left.wait(WATCH_SECONDS):
+                return
+
     def __enter__(self) -> Trainer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._left.set()
         if kind is not None and self.alive():
             self.stop()
         if self.lock is not None:
@@ -173,7 +183,6 @@ class Keeper:
 
 
 def _report(run: Run) -> None:
-    (run.scratch / "watched").touch()
     try:
         beat = json.loads((run.scratch / "heartbeat.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -225,4 +234,4 @@ def _read_pid(scratch: Path) -> int | None:
         return None
 
 
-STAGE = Stage("train", version=1, params=TrainParams, function="llmcore.training.stage:train", lease=True)
+STAGE = Stage("train", version=1, params=TrainParams, function="llmcore.training.stage:train")

@@ -59,11 +59,8 @@ class Processes:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs per cents
         if cuda:
             torch.cuda.set_device(self.device)
-        if (params.batch // params.micro_batch) % self.world:
-            raise UsageError(
-                f"train.micro_batch: {params.batch // params.micro_batch} micro-batches a step do not share out among "
-                f"{self.world} processes; set train.micro_batch to {max(1, params.batch // self.world)}"
-            )
+        if self.world != params.processes:
+            raise UsageError(f"train.processes: the recipe says {params.processes}, torchrun started {self.world}")
         if self.world > 1:
             dist.init_process_group("nccl" if cuda else "gloo")
 
