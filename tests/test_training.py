@@ -262,7 +262,7 @@ def test_a_missing_compiler_is_named(corpus: Path, tmp_path: Path, monkeypatch: 
 def test_looking_at_the_stage_loads_no_torch() -> None:
     code = "import sys, llmcore.training.stage, llmcore.training.loader; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert STAGE.lease and STAGE.kind == "global" and STAGE.load() is train
+    assert STAGE.kind == "global" and STAGE.load() is train
 
 
 # real accidents

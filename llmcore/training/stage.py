@@ -85,7 +85,6 @@ class Trainer:
         self.process: subprocess.Popen[bytes] | None = None
         self.lock: int | None = _try_lock(scratch)
         self._left = threading.Event()
-        threading.Thread(target=self._watch, daemon=True, name="trainer-watch").start()
         if self.lock is not None:
             (scratch / "trainer.pid").unlink(missing_ok=True)
             self.process = self._start(spec, processes, threads)
@@ -113,6 +112,7 @@ class Trainer:
                 return
 
     def __enter__(self) -> Trainer:
+        threading.Thread(target=self._watch, daemon=True, name="trainer-watch").start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
