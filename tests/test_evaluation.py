@@ -61,7 +61,7 @@ def test_context_helps_across_windows(model: Transformer) -> None:
        order=st.integers(1, 5))  # fmt: skip
 def test_ngrams_equal_a_plain_implementation(texts: list[bytes], order: int) -> None:
     held_out = b"abracadabra" + texts[0]
-    fast = NgramModel(texts, order).bits(held_out)
+    fast = NgramModel(texts, order).bits(held_out)[-1]
     assert fast == pytest.approx(_plain_bits(texts, order, held_out), rel=1e-9)
 
 
@@ -95,7 +95,7 @@ def test_baselines_on_the_addresses_are_what_is_known_of_them() -> None:
     texts = [text.encode() for text in pl.read_parquet(bundled("sotu.parquet"))["text"].sample(60, seed=1)]
     held_out, trained = texts[:6], texts[6:]
     size = sum(len(text) for text in held_out)
-    five, seven = (sum(NgramModel(trained, order).bits(text) for text in held_out) / size for order in (5, 7))
+    _, _, _, _, five, _, seven = sum(NgramModel(trained, 7).bits(text) for text in held_out) / size
     xz = 8 * xz_bytes(b"\n".join(held_out)) / size
     assert 1.4 < seven < five < 2.0 < xz < 2.5
 

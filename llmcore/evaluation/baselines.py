@@ -30,10 +30,11 @@ class NgramModel:
             distinct = np.diff(np.r_[first, len(joint)])
             self.levels.append((joint, counts, contexts, totals, distinct))
 
-    def bits(self, text: bytes) -> float:
-        """Bits of a text, each byte predicted from those before it."""
+    def bits(self, text: bytes) -> NDArray[np.float64]:
+        """Bits of a text, each byte predicted from those before it, under orders 1 to `order`: shape (order,)."""
         stream, real = _stream([text])
         probability = np.full(int(real.sum()), 1 / 256)
+        bits = []
         for context, (joint, counts, contexts, totals, distinct) in enumerate(self.levels):
             codes = _codes(stream, context)[real]
             hits = _lookup(joint, counts, codes)
@@ -41,7 +42,8 @@ class NgramModel:
             kinds = _lookup(contexts, distinct, codes >> np.uint64(8))
             mass = seen + kinds
             probability = np.where(mass > 0, (hits + kinds * probability) / np.maximum(mass, 1), probability)
-        return float(-np.log2(probability).sum())
+            bits.append(-np.log2(probability).sum())
+        return np.array(bits)
 
 
 def xz_bytes(data: bytes) -> int:

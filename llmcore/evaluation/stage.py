@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field
 
 from llmcore.artifacts.params import Params
@@ -141,18 +140,15 @@ def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: in
         alone = pool.submit(xz_bytes, before)
         packed = {split: pool.submit(xz_bytes, b"\n".join(held)) for split, held in held_out.items()}
         on_top = {split: pool.submit(xz_bytes, b"\n".join([before, *held])) for split, held in held_out.items()}
-    bits: dict[tuple[str, str], NDArray[np.float64]] = {}
-    for name, order in ORDERS.items():
-        ngram = NgramModel(trained, order)
-        for split, held in held_out.items():
-            bits[name, split] = np.array([ngram.bits(text) for text in held])
+        ngram = NgramModel(trained, max(ORDERS.values()))
+        bits = {split: np.stack([ngram.bits(text) for text in held]) for split, held in held_out.items()}
     found = {}
     for split, held in held_out.items():
         rows = documents.filter(pl.col("split") == split)
         size = np.array([len(text) for text in held], dtype=np.float64)
         baselines: dict[str, Any] = {"uniform": {"value": 8.0}}
-        for name in ORDERS:
-            baselines[name] = with_interval(bits[name, split], size, seed)
+        for name, order in ORDERS.items():
+            baselines[name] = with_interval(bits[split][:, order - 1], size, seed)
         length = sum(map(len, held)) + len(held) - 1
         baselines["xz"] = {"value": round(8 * packed[split].result() / length, 6)}
         baselines["xz_after_train"] = {"value": round(8 * (on_top[split].result() - alone.result()) / length, 6)}
