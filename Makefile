@@ -29,7 +29,7 @@ check: .venv/installed-test
 
 .venv/installed-test: .venv/installed
 	@echo "installing what the tests need (llama.cpp is compiled once, about 5 minutes on 2 cores)"
-	$(PIP) --constraint requirements.lock --editable '.[test]'
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF $$CMAKE_ARGS" $(PIP) --constraint requirements.lock --editable '.[test]'
 	@touch $@
 
 clean:

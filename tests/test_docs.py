@@ -19,7 +19,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # where each command is run for real, beside the check of its words below
 COVERED = {
-    "make quickstart": "the quickstart: `llmcore run`, in test_faults and test_cli on a smaller corpus",
+    "make quickstart": "test_quickstart, with a smaller model",
     "make test": "this very run",
     "llmcore run": "test_cli",
     "llmcore plan": "test_cli",
