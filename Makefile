@@ -10,7 +10,7 @@ quickstart: .venv/installed
 	.venv/bin/llmcore run
 
 test: .venv/installed-test check
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed-test
 	.venv/bin/ruff check .

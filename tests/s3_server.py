@@ -5,10 +5,12 @@ Each runs in processes of its own on loopback; clients find it through the usual
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,13 +50,9 @@ def ceph(folder: Path) -> Iterator[dict[str, str]]:
     """One node of Ceph with its gateway, contents in memory. Skips, saying why, where it cannot be had."""
     if os.geteuid() != 0:
         pytest.skip("Ceph's gateway needs root")
-    if shutil.which("radosgw") is None:
-        if not (os.environ.get("CI") or os.environ.get("LLMCORE_TEST_CEPH")):
-            pytest.skip(f"Ceph is not installed: apt-get install {' '.join(CEPH_PACKAGES)}, or set LLMCORE_TEST_CEPH=1")
-        for words in (["update"], ["install", "-y", "--no-install-recommends", *CEPH_PACKAGES]):
-            done = subprocess.run(["apt-get", *words], capture_output=True, text=True, timeout=500)
-            if done.returncode:
-                pytest.skip(f"apt-get {words[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
+    with (Path(tempfile.gettempdir()) / "llmcore-test-apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test process may be at it
+        _install_ceph()
     port = free_port()
     command = ["bash", str(CEPH), "up", str(folder), str(port)]
     started = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -63,6 +61,18 @@ def ceph(folder: Path) -> Iterator[dict[str, str]]:
         yield settings(port)
     finally:
         subprocess.run(["bash", str(CEPH), "down", str(folder)], check=False)
+
+
+def _install_ceph() -> None:
+    if shutil.which("radosgw"):
+        return
+    wanted = " ".join(CEPH_PACKAGES)
+    if os.environ.get("LLMCORE_TEST_CEPH") == "0" or not shutil.which("apt-get"):
+        pytest.skip(f"Ceph is not installed; its Debian packages are {wanted}")
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *CEPH_PACKAGES]):
+        done = subprocess.run(["apt-get", *words], capture_output=True, text=True, timeout=500)
+        if done.returncode:
+            pytest.skip(f"apt-get {words[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ BYTES_EACH = 3000
 TINY_TRAINING: dict[str, Any] = {
     "layers": 2, "width": 64, "heads": 2, "kv_heads": 1, "ffn_width": 128, "steps": 60, "batch": 8, "micro_batch": 8,
     "warm_up": 10, "precision": "fp32", "compile": False, "validation_every": 20, "checkpoint_every": 5,
+    "threads": 1,
 }  # fmt: skip
 
 
@@ -33,7 +34,8 @@ def small_config(folder: Path, name: str = "small", **changes: Any) -> Path:
         "tokenizer": {"vocab_size": 600},
         "pack": {"window": 64},
         "train": TINY_TRAINING,
-        "quantise": {"tokens": 1000},
+        "evaluate": {"threads": 1},
+        "quantise": {"tokens": 1000, "threads": 1},
     }
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(settings | changes))

@@ -15,7 +15,7 @@ from tests.prefect_server import environment
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-SMALL_MODEL = {"layers": 1, "width": 64, "heads": 2, "kv_heads": 1, "ffn_width": 128}
+SMALL_MODEL = {"layers": 1, "width": 64, "heads": 2, "kv_heads": 1, "ffn_width": 128, "threads": 1}
 
 
 @pytest.fixture(scope="module")

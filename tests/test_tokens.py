@@ -57,6 +57,17 @@ def test_training_twice_gives_the_same_bytes(trained: LocalFiles, tmp_path: Path
     assert (run.out / "tokenizer.json").read_bytes() == trained.path("tokenizer.json").read_bytes()
 
 
+def test_of_a_large_corpus_a_sample_is_learned_from(tmp_path: Path) -> None:
+    (tmp_path / "in/kept").mkdir(parents=True)
+    whole = documents(40)
+    whole.reverse().write_parquet(tmp_path / "in/kept/g000-sotu-00000.parquet")
+    params = TokenizerParams(vocab_size=600, sample_bytes=1 << 16)
+    learned = train_tokenizer({"documents": LocalFiles(tmp_path / "in")}, params, LocalRun(tmp_path / "run"))
+    sizes = whole["text"].str.len_bytes().cum_sum()
+    assert learned["documents"] == int((sizes < 1 << 16).sum()) + 1
+    assert learned["bytes"] == sizes[learned["documents"] - 1]
+
+
 def test_no_training_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in/kept").mkdir(parents=True)
     documents(split="test").write_parquet(tmp_path / "in/kept/g000-sotu-00000.parquet")

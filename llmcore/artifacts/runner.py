@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import inspect
-import shutil
 import signal
 import tempfile
 import threading
@@ -32,8 +31,9 @@ from llmcore.artifacts.lineage import manifests_behind
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, Output, manifest_name, outputs_digest, read_manifest
 from llmcore.artifacts.provenance import code_digest, environment, run_record
 from llmcore.artifacts.recipe import Recipe, StoreFiles, plain_params, read_table
+from llmcore.artifacts.scratch import drop_scratch, open_scratch, save_scratch
 from llmcore.artifacts.stage import ShardResult
-from llmcore.artifacts.store import FileBackend, Store, open_store, suffix_of
+from llmcore.artifacts.store import Store, open_store, suffix_of
 from llmcore.errors import LlmcoreError
 
 ROW_GROUP_ROWS = 8192
@@ -273,7 +273,7 @@ class StoreRun:
 
     def keep_scratch(self) -> None:
         self.lease.check()  # whoever took over has newer files there
-        _save_scratch(self.store, self.recipe.key, self.scratch)
+        save_scratch(self.store, self.recipe.key, self.scratch)
 
 
 def run_global(store: Store, recipe: Recipe, report: Progress = no_progress, flow_run: str | None = None,
@@ -293,7 +293,7 @@ def run_global(store: Store, recipe: Recipe, report: Progress = no_progress, flo
             out = folder / "out"
             out.mkdir()
             run = StoreRun(
-                store, recipe, out, _open_scratch(store, recipe.key, folder), report, lease, recipe.step.outside
+                store, recipe, out, open_scratch(store, recipe.key, folder), report, lease, recipe.step.outside
             )
             inputs = {role: StoreFiles(store, files) for role, files in recipe.files.items()}
             with _full_disk_is_an_error(folder):
@@ -305,52 +305,10 @@ def run_global(store: Store, recipe: Recipe, report: Progress = no_progress, flo
                 outputs[name] = Output(store.put_blob(path, suffix_of(name)), path.stat().st_size, rows)
             lease.check()
             ref = _commit(store, recipe, outputs, metrics, flow_run, started, {})
-            _drop_scratch(store, recipe.key)
+            drop_scratch(store, recipe.key)
             return ref
     finally:
         lease.give_back()
-
-
-def _open_scratch(store: Store, key: str, folder: Path) -> Path:
-    """The recipe's own scratch, which outlives a crash."""
-    if isinstance(store.backend, FileBackend):
-        scratch = store.backend.root / "runs" / key / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        return scratch
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    prefix = f"runs/{key}/scratch/"
-    for entry in store.backend.entries(prefix):
-        path = store.backend.local(entry.name, fresh=True)
-        target = scratch / entry.name.removeprefix(prefix)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if path is not None:
-            shutil.move(path, target)
-    return scratch
-
-
-def _save_scratch(store: Store, key: str, scratch: Path) -> None:
-    if isinstance(store.backend, FileBackend):
-        return
-    prefix = f"runs/{key}/scratch/"
-    present = {entry.name.removeprefix(prefix): entry for entry in store.backend.entries(prefix)}
-    local = {str(path.relative_to(scratch)): path for path in sorted(scratch.rglob("*")) if path.is_file()}
-    # the trainer's marker of a checkpoint must never be in the store before its tensors
-    for name in sorted(local, key=lambda name: (local[name].stat().st_mtime_ns, name)):
-        if name not in present or present[name].bytes != local[name].stat().st_size or not name.endswith(
-            ".safetensors"
-        ):
-            store.backend.upload(prefix + name, local[name])
-    for name in present.keys() - local.keys():
-        store.backend.delete(prefix + name)
-
-
-def _drop_scratch(store: Store, key: str) -> None:
-    if isinstance(store.backend, FileBackend):
-        shutil.rmtree(store.backend.root / "runs" / key / "scratch", ignore_errors=True)
-        return
-    for entry in list(store.backend.entries(f"runs/{key}/scratch/")):
-        store.backend.delete(entry.name)
 
 
 # both

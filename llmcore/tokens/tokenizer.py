@@ -35,6 +35,9 @@ CHAT_TEMPLATE = (
 class TokenizerParams(Params):
     vocab_size: int = Field(4096, ge=512, le=1 << 20, description="tokens, the special ones and 256 bytes included")
     min_frequency: int = Field(2, ge=1, description="a pair seen less often is not merged")
+    sample_bytes: int = Field(
+        4 << 30, ge=1 << 16, description="text that is learned from, bytes; a larger split is sampled"
+    )
 
 
 def train_tokenizer(inputs: Mapping[str, Files], params: TokenizerParams, run: Run) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def train_tokenizer(inputs: Mapping[str, Files], params: TokenizerParams, run: R
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
     )  # fmt: skip
     counts = {"documents": 0, "bytes": 0}
-    tokenizer.train_from_iterator(_texts(inputs["documents"], counts), trainer)
+    tokenizer.train_from_iterator(_texts(inputs["documents"], params.sample_bytes, counts), trainer)
     if not counts["documents"]:
         raise LlmcoreError("tokenizer: no document is in the train split; add text or lower split.validation and test")
     # documents are trained behind <|endoftext|>, so prompts start with it too
@@ -80,9 +83,14 @@ def end_of_text(tokenizer: Tokenizer) -> int:
     return int(found)
 
 
-def _texts(documents: Files, counts: dict[str, int]) -> Iterator[str]:
+def _texts(documents: Files, most: int, counts: dict[str, int]) -> Iterator[str]:
+    """The train split; of a larger one a fair draw: what comes first in the order of ids, which are hashes."""
+    trained, size = pl.col("split") == "train", pl.col("size")
+    shards = pl.scan_parquet([documents.path(name) for name in documents.names("kept/")])
+    sizes = shards.filter(trained).select("id", size=pl.col("text").str.len_bytes().cast(pl.Int64)).sort("id")
+    last = sizes.filter(size.cum_sum() - size < most).select(pl.col("id").last()).collect().item()
     for _, table in documents.tables("kept/"):
-        for text in table.filter(pl.col("split") == "train")["text"]:
+        for text in table.filter(trained, pl.col("id") <= pl.lit(last, pl.String))["text"]:
             counts["documents"] += 1
             counts["bytes"] += len(text.encode())
             yield text
