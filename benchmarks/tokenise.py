@@ -38,7 +38,11 @@ def main() -> None:
     )
     with TemporaryDirectory() as folder:
         # what the stages ask of their files and their run
-        documents_read: Any = SimpleNamespace(tables=lambda prefix: [("kept/g000-sotu-00000.parquet", documents)])
+        name = "g000-sotu-00000.parquet"
+        documents.write_parquet(Path(folder) / name)
+        documents_read: Any = SimpleNamespace(
+            names=lambda prefix: [name], path=Path(folder).joinpath, tables=lambda prefix: [(name, documents)]
+        )
         files: Any = SimpleNamespace(path=Path(folder).joinpath)
         run: Any = SimpleNamespace(out=Path(folder))
         train_tokenizer({"documents": documents_read}, TokenizerParams(vocab_size=given.vocab_size), run)

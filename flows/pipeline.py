@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.settings import PREFECT_API_URL
 
 from flows.chain import run_chain
 from flows.quiet import without_tracebacks
@@ -45,10 +43,7 @@ def run(config: PipelineConfig, until: str | None, force: Sequence[str]) -> None
     without_tracebacks()
     list(build(config).until(until))  # what is wrong with sources or stage shows before anything starts
     open_store(config.store)
-    try:
-        done = pipeline(config, until, tuple(force))
-    finally:
-        _let_the_temporary_server_record()
+    done = pipeline(config, until, tuple(force))
     store = open_store(config.store)
     if "publish" not in done:
         last = list(done.values())[-1]
@@ -60,12 +55,6 @@ def run(config: PipelineConfig, until: str | None, force: Sequence[str]) -> None
     print(f"\nreport     {folder / 'report.html'}")
     print(f"lineage    llmcore lineage {config.name}   (audit: llmcore verify {config.name}, llmcore trace --url URL)")
     print(f"model      {folder}   (ref {config.name}, {published.digest[:12]})")
-
-
-def _let_the_temporary_server_record() -> None:
-    """It writes task states down once a second, and says so in a long traceback when its end comes before that."""
-    if not PREFECT_API_URL.value():
-        time.sleep(2)
 
 
 def _exported(store: Store, name: str, published: Manifest) -> Path:

@@ -64,7 +64,7 @@ def wait_for(condition: object, what: str, seconds: float = START_SECONDS) -> No
     while time.monotonic() < until:
         if condition():  # type: ignore[operator]
             return
-        time.sleep(0.2)
+        time.sleep(0.05)
     raise TimeoutError(f"{what} did not happen within {seconds} s")
 
 

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from llmcore.artifacts.manifest import manifests
-from llmcore.artifacts.store import open_store
+from llmcore.artifacts.store import blob_name, open_store, suffix_of
 from tests.prefect_server import free_port
 from tests.small import small_config
 
@@ -121,6 +121,25 @@ def test_a_changed_parameter_is_named_and_reruns_exactly_what_lies_behind_it(run
     known = {m.key for m in manifests(store)}
     good("run", str(changed), "--until", "dedup", env=env)
     assert {m.step for m in manifests(store) if m.key not in known} <= {"resolve", "dedup"}
+
+
+def test_a_forced_run_that_fails_leaves_the_model_as_it_was(run: tuple[Path, dict[str, str]]) -> None:
+    config, env = run
+    store = open_store(env["LLMCORE_STORE"])
+    (model,) = list(manifests(store, "train"))
+    output = model.outputs["model.safetensors"]
+    path = store.backend.local(blob_name(output.blob, suffix_of("model.safetensors")))
+    assert path is not None
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        one_line(call("run", str(config), "--force", "evaluate", env=env), output.blob, code=1)
+    finally:
+        path.write_bytes(whole)
+        path.chmod(0o444)
+    assert all(row["state"] == "cached" for row in table("plan", str(config), env=env)["steps"])
+    one_line(call("run", str(config), "--force", "tea", env=env), "no stage 'tea'")
 
 
 def one_line(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from llmcore.training.loader import IGNORED, Windows, order_of_epoch, plan_diges
 from llmcore.training.params import TrainParams
 from llmcore.training.stage import STAGE, train
 from tests.local_files import LocalFiles, LocalRun
+from tests.prefect_server import wait_for
 
 WINDOW, VOCABULARY, END = 32, 64, 0
 TINY = TrainParams(
@@ -282,13 +282,6 @@ def start_parent(corpus: Path, run: LocalRun, steps: int, compiled: bool) -> sub
     return subprocess.Popen(command, cwd=Path(__file__).parent.parent)
 
 
-def wait_for(condition: Any, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 def trainer_pid(run: LocalRun) -> int:
     return int(json.loads((run.scratch / "trainer.pid").read_text())["pid"])
 
@@ -305,7 +298,7 @@ def test_killed_at_any_moment_it_ends_with_the_bits_of_a_run_left_alone(
     for kill in range(3):
         parent = start_parent(corpus, run, 400, compiled)
         before = len(log_of(run))
-        wait_for(lambda before=before: len(log_of(run)) > before + 15)  # type: ignore[misc]
+        wait_for(lambda before=before: len(log_of(run)) > before + 15, "fifteen more steps", 240)  # type: ignore[misc]
         os.kill(trainer_pid(run), signal.SIGKILL)
         assert parent.wait() != 0
         assert sorted((run.scratch / "checkpoints").glob("step-*.json")), kill
@@ -318,7 +311,7 @@ def test_killed_at_any_moment_it_ends_with_the_bits_of_a_run_left_alone(
 def test_a_trainer_whose_parent_died_is_found_and_watched_on(corpus: Path, tmp_path: Path) -> None:
     run = LocalRun(tmp_path / "orphaned")
     parent = start_parent(corpus, run, 1000, compiled=False)
-    wait_for(lambda: len(log_of(run)) > 5)
+    wait_for(lambda: len(log_of(run)) > 5, "sixth step", 240)
     pid = trainer_pid(run)
     parent.kill()
     parent.wait()

@@ -44,6 +44,7 @@ def save_scratch(store: Store, key: str, scratch: Path) -> None:
 
 
 def drop_scratch(store: Store, key: str) -> None:
+    """Remove the store's copy: the artifact is committed."""
     if isinstance(store.backend, FileBackend):
         shutil.rmtree(store.backend.root / "runs" / key / "scratch", ignore_errors=True)
         return
