@@ -19,8 +19,8 @@ from pathlib import Path
 import polars as pl
 from datasketch import MinHash, MinHashLSH
 
-from llmcore.corpus.dedup import ResolveParams, SignatureParams, resolve, signatures
 from llmcore.quickstart import bundled
+from llmcore.selection.dedup import ResolveParams, SignatureParams, resolve, signatures
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.local_files import LocalFiles, LocalRun

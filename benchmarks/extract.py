@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 from lxml import html
 
-from llmcore.corpus.formats import decode
-from llmcore.corpus.page_text import main_text
-from llmcore.corpus.site import pages_of
 from llmcore.quickstart import bundled
+from llmcore.sources.formats import decode
+from llmcore.sources.site import pages_of
+from llmcore.text.page_text import main_text
 
 OUTSIDE = (
     "//*[@id='page-header' or @id='path' or @id='footer' or @id='quickview' or @id='comments_section']",

@@ -28,9 +28,13 @@ def main() -> None:
     drawn = np.random.default_rng(given.seed).lognormal(np.log(500), 1.1, given.documents)
     lengths = drawn.astype(np.int64).clip(2, 100_000)
     documents = pl.DataFrame(
-        {"id": np.arange(given.documents).astype(str), "shard": ["g000-x-00000.parquet"] * given.documents,
-         "row": np.arange(given.documents), "n_tokens": lengths}
-    )  # fmt: skip
+        {
+            "id": np.arange(given.documents).astype(str),
+            "shard": ["g000-x-00000.parquet"] * given.documents,
+            "row": np.arange(given.documents),
+            "n_tokens": lengths,
+        }
+    )
     started = time.perf_counter()
     plan = plan_windows(documents, given.window)
     ours = time.perf_counter() - started

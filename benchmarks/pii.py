@@ -18,9 +18,9 @@ from collections import Counter
 
 import polars as pl
 
-from llmcore.corpus.pii import PiiParams, scrub
-from llmcore.corpus.pii_analysis import Analysis
 from llmcore.quickstart import bundled
+from llmcore.text.pii import PiiParams, scrub
+from llmcore.text.pii_analysis import Analysis
 
 NAMES = ("jane.doe", "bob", "m.weber82", "info", "anna-lena", "k_ito")
 DOMAINS = ("example.com", "mail.example.co.uk", "example.org", "uni-muenchen.de", "corp.example.net")

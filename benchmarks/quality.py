@@ -22,7 +22,7 @@ POLICY = re.compile(r"\b(terms of use|privacy policy|cookie policy|uses cookies|
 
 
 def plain_signals(text: str) -> dict[str, float]:
-    """Every signal of one text, by the definitions in `llmcore.corpus.signals`."""
+    """Every signal of one text, by the definitions in `llmcore.selection.signals`."""
     words = text.split()
     lines = [line for line in text.split("\n") if line.strip()]
     paragraphs = [part for part in re.split("\n{2,}", text) if part.strip()]
@@ -79,8 +79,8 @@ def _share(answers: object) -> float:
 
 
 def main() -> None:
-    from llmcore.corpus.quality import QualityParams, failures, rules
-    from llmcore.corpus.signals import SignalsParams, measure, signals
+    from llmcore.selection.quality import QualityParams, failures, rules
+    from llmcore.selection.signals import SignalsParams, measure, signals
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("documents", help="Parquet with columns id and text")

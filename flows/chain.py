@@ -16,8 +16,9 @@ from tasks.present import present
 from tasks.stages import executor
 
 
-def run_chain(chain: Chain, config: PipelineConfig, until: str | None = None,
-              force: Iterable[str] = ()) -> dict[str, ArtifactRef]:
+def run_chain(
+    chain: Chain, config: PipelineConfig, until: str | None = None, force: Iterable[str] = ()
+) -> dict[str, ArtifactRef]:
     """Make or find the artifact of every step up to `until`; returns step name -> reference, the pinned ones too."""
     store = open_store(config.store)
     done = dict(chain.pinned)

@@ -22,8 +22,11 @@ from llmcore.planning.heads import remember_dataset, remember_model
 
 
 @flow(persist_result=False)
-def pipeline(config: PipelineConfig = quickstart(), until: str | None = None,  # noqa: B008 - the form shows it
-             force: tuple[str, ...] = ()) -> dict[str, ArtifactRef]:
+def pipeline(
+    config: PipelineConfig = quickstart(),  # noqa: B008 - the form shows it
+    until: str | None = None,
+    force: tuple[str, ...] = (),
+) -> dict[str, ArtifactRef]:
     """Build a model from the configuration's sources and publish it under its name.
 
     Args:

@@ -19,8 +19,10 @@ from llmcore.errors import LlmcoreError, UsageError
 
 app = typer.Typer(
     help="Build a language model from scratch and account for every byte of it.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-)  # fmt: skip
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 ConfigArgument = Annotated[Path | None, typer.Argument(help="YAML configuration; none: the embedded quickstart")]
 StoreOption = Annotated[str, typer.Option("--store", envvar="LLMCORE_STORE", help="store URI")]
@@ -68,7 +70,8 @@ def plan(
 @app.command()
 def ls(
     stage: Annotated[str | None, typer.Argument(help="only artifacts of this stage")] = None,
-    store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
 ) -> None:
     """List refs and artifacts."""
     from llmcore.artifacts.manifest import manifests
@@ -141,16 +144,14 @@ def lineage(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = 
 @app.command()
 def verify(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Re-hash everything behind an artifact; exit code 1 if anything differs."""
+    from llmcore.account.verify import verify as verify_blobs
     from llmcore.artifacts.lineage import manifests_behind
-    from llmcore.artifacts.lineage import verify as verify_blobs
     from llmcore.artifacts.manifest import resolve_ref
     from llmcore.artifacts.store import open_store
 
     opened = open_store(store)
     top = resolve_ref(opened, ref)
-    bad = [
-        {"step": manifest.step, "file": name, "wrong": wrong} for manifest, name, wrong in verify_blobs(opened, top)
-    ]
+    bad = [{"step": manifest.step, "file": name, "wrong": wrong} for manifest, name, wrong in verify_blobs(opened, top)]
     count = len(manifests_behind(opened, [top]))
     if as_json:
         _print_json({"artifacts": count, "wrong": bad})
@@ -167,11 +168,12 @@ def trace(
     url: Annotated[str | None, typer.Option(help="of a fetched, forbidden or dropped document")] = None,
     doc: Annotated[str | None, typer.Option(help="document id")] = None,
     text: Annotated[str | None, typer.Option(help="words that stand in the document")] = None,
-    store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
 ) -> None:
     """Show every stage's decision on a document, and every dataset and model that holds it."""
+    from llmcore.account.trace import trace as follow
     from llmcore.artifacts.store import open_store
-    from llmcore.planning.trace import trace as follow
 
     given = {name: value for name, value in (("url", url), ("doc", doc), ("text", text)) if value}
     if len(given) != 1:
@@ -198,7 +200,8 @@ def export(ref: str, folder: Path, store: StoreOption = DEFAULT_STORE) -> None:
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it only show")] = False,
     older_than: Annotated[float, typer.Option(min=0, help="hours; younger objects may belong to a run under way")] = 24,
-    store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
 ) -> None:
     """Show (and with --yes delete) what no ref reaches."""
     from llmcore.artifacts.gc import garbage

@@ -68,8 +68,9 @@ def _show_evaluation(store: Store, name: str, evaluation: Manifest) -> None:
 def _show_lineage(store: Store, name: str, published: Manifest) -> None:
     create_markdown_artifact(
         f"```mermaid\n{mermaid(manifests_behind(store, [published]))}\n```",
-        key=f"{name}-lineage", description="Every artifact behind the model, back to its sources",
-    )  # fmt: skip
+        key=f"{name}-lineage",
+        description="Every artifact behind the model, back to its sources",
+    )
 
 
 def mermaid(nodes: list[Manifest]) -> str:

@@ -18,10 +18,10 @@ import polars as pl
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from llmcore.corpus.schema import DOCUMENT_SCHEMA, document_id, dropped
 from llmcore.model import huggingface
 from llmcore.model.transformer import ModelConfig, Transformer
 from llmcore.release import publish, quantise
+from llmcore.schema import DOCUMENT_SCHEMA, document_id, dropped
 from tests.local_files import LocalFiles, LocalRun
 
 TEXTS: Sequence[str] = tuple(topics[name] for name in sorted(topics))  # Python's own manual: some 460 kB of English
@@ -91,10 +91,16 @@ def train_model(
     torch.manual_seed(0)
     model = Transformer(
         ModelConfig(
-            vocab_size=tokenizer.get_vocab_size(), width=width, layers=2, heads=4, kv_heads=2, ffn_width=ffn_width,
-            window=WINDOW, tied=tied,
+            vocab_size=tokenizer.get_vocab_size(),
+            width=width,
+            layers=2,
+            heads=4,
+            kv_heads=2,
+            ffn_width=ffn_width,
+            window=WINDOW,
+            tied=tied,
         )
-    )  # fmt: skip
+    )
     stream = torch.tensor([number for row in token_table(tokenizer, TEXTS)["tokens"] for number in row])
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     rows = []
@@ -238,10 +244,17 @@ def evaluation(folder: Path) -> None:
     baselines = {"uniform": {"value": 8.0}, "xz": {"value": 2.22}, "unigram": score(4.4)}
     baselines |= {"ngram_5": score(1.73), "ngram_7": score(1.58), "xz_after_train": {"value": 2.01}}
     splits = {
-        split: {"documents": 6, "bytes": 3200, "tokens": 1160, "perplexity": 20.5, "model": score(model),
-                "baselines": baselines, "sources": {"web": score(model), HOSTILE: score(model)}}
+        split: {
+            "documents": 6,
+            "bytes": 3200,
+            "tokens": 1160,
+            "perplexity": 20.5,
+            "model": score(model),
+            "baselines": baselines,
+            "sources": {"web": score(model), HOSTILE: score(model)},
+        }
         for split, model in (("test", 1.55), ("validation", 1.52))
-    }  # fmt: skip
+    }
     (folder / "evaluation.json").write_text(json.dumps({"splits": splits, "gap": {"train": 1.41, "validation": 1.52}}))
     (folder / "samples.json").write_text(json.dumps([{"prompt": "The ", "text": f"state ``` of {HOSTILE}"}]))
     rates = {"prefix": 32, "continuation": 32, "train": {"rate": 0.01}, "held_out": {"rate": 0.002}}

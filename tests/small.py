@@ -13,10 +13,21 @@ from llmcore.quickstart import bundled
 ADDRESSES = 40
 BYTES_EACH = 3000
 TINY_TRAINING: dict[str, Any] = {
-    "layers": 2, "width": 64, "heads": 2, "kv_heads": 1, "ffn_width": 128, "steps": 60, "batch": 8, "micro_batch": 8,
-    "warm_up": 10, "precision": "fp32", "compile": False, "validation_every": 20, "checkpoint_every": 5,
+    "layers": 2,
+    "width": 64,
+    "heads": 2,
+    "kv_heads": 1,
+    "ffn_width": 128,
+    "steps": 60,
+    "batch": 8,
+    "micro_batch": 8,
+    "warm_up": 10,
+    "precision": "fp32",
+    "compile": False,
+    "validation_every": 20,
+    "checkpoint_every": 5,
     "threads": 1,
-}  # fmt: skip
+}
 
 
 def small_config(folder: Path, name: str = "small", **changes: Any) -> Path:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from llmcore.artifacts.backends import Entry
 from llmcore.artifacts.lineage import manifests_behind
 from llmcore.artifacts.manifest import Manifest, manifest_name, read_manifest
-from llmcore.artifacts.store import Entry, Store, blob_name, suffix_of
+from llmcore.artifacts.store import Store, blob_name, suffix_of
 
 # a run under way has blobs and memos that no manifest names yet
 YOUNGEST = timedelta(hours=24)

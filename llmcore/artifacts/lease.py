@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-from llmcore.artifacts.store import Entry, Store
+from llmcore.artifacts.backends import Entry
+from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError
 
 SECONDS_TO_LIVE = 60.0

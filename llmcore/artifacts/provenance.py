@@ -16,9 +16,22 @@ from pathlib import Path
 from typing import Any
 
 RECORDED_PACKAGES = (
-    "numpy", "polars", "pyarrow", "torch", "tokenizers", "safetensors", "fasttext-community", "presidio-analyzer",
-    "scrapy", "resiliparse", "trafilatura", "ftfy", "numba", "gguf", "prefect",
-)  # fmt: skip
+    "numpy",
+    "polars",
+    "pyarrow",
+    "torch",
+    "tokenizers",
+    "safetensors",
+    "fasttext-community",
+    "presidio-analyzer",
+    "scrapy",
+    "resiliparse",
+    "trafilatura",
+    "ftfy",
+    "numba",
+    "gguf",
+    "prefect",
+)
 
 
 @lru_cache(maxsize=64)

@@ -1,11 +1,11 @@
 """Cached or run: the one place that decides it, runs what must run, and commits what came out.
 
-    find(store, recipe)              the committed artifact, if there is one
-    shards_to_do(store, recipe)      the shards of a per-shard recipe that have no memo yet
-    run_shard(store, recipe, name)   one shard: verified inputs -> function -> blobs -> memo
-    commit_shards(store, recipe)     all memos -> one artifact
-    run_global(store, recipe, …)     a global recipe, under a lease
-    build(store, recipe, …)          all of that in this process
+find(store, recipe)              the committed artifact, if there is one
+shards_to_do(store, recipe)      the shards of a per-shard recipe that have no memo yet
+run_shard(store, recipe, name)   one shard: verified inputs -> function -> blobs -> memo
+commit_shards(store, recipe)     all memos -> one artifact
+run_global(store, recipe, …)     a global recipe, under a lease
+build(store, recipe, …)          all of that in this process
 """
 
 from __future__ import annotations
@@ -117,8 +117,9 @@ def run_shard(store: Store, recipe: Recipe, name: str) -> None:
         store.commit(_memo_name(recipe, name), memo | {"metrics": dict(result.metrics)})
 
 
-def run_shards(store: Store, recipe: Recipe, names: Sequence[str], workers: int = 1,
-               report: Progress = no_progress) -> None:
+def run_shards(
+    store: Store, recipe: Recipe, names: Sequence[str], workers: int = 1, report: Progress = no_progress
+) -> None:
     """Compute several shards, in `workers` processes that live on for the next call; the first error stops it."""
     if workers == 1:
         for number, name in enumerate(names):
@@ -132,8 +133,9 @@ def run_shards(store: Store, recipe: Recipe, names: Sequence[str], workers: int 
             report(number + 1, len(names), waiting[future])
     except BrokenExecutor as error:
         stop_workers()
-        raise LlmcoreError(f"{recipe.step.name}: a worker process died (out of memory?); lower `execution.workers` "
-                           "or the shard size") from error
+        raise LlmcoreError(
+            f"{recipe.step.name}: a worker process died (out of memory?); lower `execution.workers` or the shard size"
+        ) from error
     finally:
         for future in waiting:
             future.cancel()
@@ -167,8 +169,13 @@ def _run_shard_elsewhere(uri: str, recipe: Recipe, name: str) -> None:
     run_shard(open_store(uri), recipe, name)
 
 
-def commit_shards(store: Store, recipe: Recipe, flow_run: str | None = None, started: datetime | None = None,
-                  computed: int | None = None) -> ArtifactRef:
+def commit_shards(
+    store: Store,
+    recipe: Recipe,
+    flow_run: str | None = None,
+    started: datetime | None = None,
+    computed: int | None = None,
+) -> ArtifactRef:
     """Gather the memos of all shards into the artifact. LlmcoreError if a shard is missing."""
     outputs: dict[str, Output] = {}
     metrics: dict[str, Any] = {}
@@ -235,12 +242,13 @@ def _memo_name(recipe: Recipe, name: str) -> str:
         "shard": recipe.files[role][name].blob,
         "name": shard if takes_name else None,
         "aligned": {
-            aligned: recipe.files[aligned][f"{folder}/{shard}"].blob if f"{folder}/{shard}" in recipe.files[aligned]
+            aligned: recipe.files[aligned][f"{folder}/{shard}"].blob
+            if f"{folder}/{shard}" in recipe.files[aligned]
             else _missing(recipe, aligned, f"{folder}/{shard}")
             for aligned, folder in stage.aligned.items()
         },
         "broadcast": {broadcast: outputs_digest(recipe.files[broadcast]) for broadcast in stage.broadcast},
-    }  # fmt: skip
+    }
     return f"memo/{stage.name}/{key_of(identity)}.json"
 
 
@@ -276,8 +284,13 @@ class StoreRun:
         save_scratch(self.store, self.recipe.key, self.scratch)
 
 
-def run_global(store: Store, recipe: Recipe, report: Progress = no_progress, flow_run: str | None = None,
-               waiting: Callable[[str], None] = lambda holder: None) -> ArtifactRef:
+def run_global(
+    store: Store,
+    recipe: Recipe,
+    report: Progress = no_progress,
+    flow_run: str | None = None,
+    waiting: Callable[[str], None] = lambda holder: None,
+) -> ArtifactRef:
     """Run a global recipe under its lease and commit it, or wait for whoever is at it already."""
     lease = leases.take(store, recipe.key, lambda: find(store, recipe) is None, waiting)
     found = find(store, recipe)
@@ -326,8 +339,15 @@ def build(store: Store, recipe: Recipe, report: Progress = no_progress, flow_run
     return commit_shards(store, recipe, flow_run, started, len(todo))
 
 
-def _commit(store: Store, recipe: Recipe, outputs: Mapping[str, Output], metrics: Mapping[str, Any],
-            flow_run: str | None, started: datetime, extra: Mapping[str, Any]) -> ArtifactRef:
+def _commit(
+    store: Store,
+    recipe: Recipe,
+    outputs: Mapping[str, Output],
+    metrics: Mapping[str, Any],
+    flow_run: str | None,
+    started: datetime,
+    extra: Mapping[str, Any],
+) -> ArtifactRef:
     identity = recipe.identity
     manifest = Manifest(
         step=recipe.step.name,

@@ -21,7 +21,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
-from llmcore.artifacts.store import Entry
+from llmcore.artifacts.backends import Entry
 from llmcore.errors import LlmcoreError, UsageError
 
 ABSENT = ("404", "NoSuchKey", "NotFound")
@@ -142,8 +142,9 @@ class S3Backend:
             )
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield Entry(item["Key"].removeprefix(self.prefix), item["Size"],
-                                item["LastModified"].astimezone(UTC))
+                    yield Entry(
+                        item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].astimezone(UTC)
+                    )
 
     def delete(self, name: str) -> None:
         with self._errors(f"delete {name} in"):

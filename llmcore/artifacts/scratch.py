@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from llmcore.artifacts.store import FileBackend, Store
+from llmcore.artifacts.backends import FileBackend
+from llmcore.artifacts.store import Store
 
 
 def open_scratch(store: Store, key: str, folder: Path) -> Path:
@@ -35,8 +36,10 @@ def save_scratch(store: Store, key: str, scratch: Path) -> None:
     local = {str(path.relative_to(scratch)): path for path in sorted(scratch.rglob("*")) if path.is_file()}
     # the trainer's marker of a checkpoint must never be in the store before its tensors
     for name in sorted(local, key=lambda name: (local[name].stat().st_mtime_ns, name)):
-        if name not in present or present[name].bytes != local[name].stat().st_size or not name.endswith(
-            ".safetensors"
+        if (
+            name not in present
+            or present[name].bytes != local[name].stat().st_size
+            or not name.endswith(".safetensors")
         ):
             store.backend.upload(prefix + name, local[name])
     for name in present.keys() - local.keys():

@@ -18,8 +18,9 @@ from llmcore.model.transformer import Transformer
 PREFIX = CONTINUATION = 32
 
 
-def continuation_rate(model: Transformer, documents: Sequence[NDArray[Any]], beginning: int, most: int,
-                      seed: int) -> dict[str, float | int]:
+def continuation_rate(
+    model: Transformer, documents: Sequence[NDArray[Any]], beginning: int, most: int, seed: int
+) -> dict[str, float | int]:
     """Over at most `most` places drawn from the documents: rate of exact matches with its 95 % Wilson interval, and the
     mean number of tokens that agree before the first difference."""
     rng = np.random.Generator(np.random.Philox(seed))
@@ -39,9 +40,13 @@ def continuation_rate(model: Transformer, documents: Sequence[NDArray[Any]], beg
     agreeing = float(same.long().cumprod(dim=1).sum(dim=1).double().mean())
     low, high = _wilson(exact, most)
     return {
-        "prompts": most, "exact": exact, "rate": round(exact / most, 6), "low": low, "high": high,
+        "prompts": most,
+        "exact": exact,
+        "rate": round(exact / most, 6),
+        "low": low,
+        "high": high,
         "mean_agreeing_tokens": round(agreeing, 4),
-    }  # fmt: skip
+    }
 
 
 @torch.inference_mode()

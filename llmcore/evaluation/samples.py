@@ -11,8 +11,16 @@ from llmcore.model.transformer import Transformer
 
 
 @torch.inference_mode()
-def write_samples(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[str], beginning: int, count: int,
-                  temperature: float, top_k: int, seed: int) -> list[dict[str, str]]:
+def write_samples(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    beginning: int,
+    count: int,
+    temperature: float,
+    top_k: int,
+    seed: int,
+) -> list[dict[str, str]]:
     """One sample a prompt of at most `count` tokens: [{prompt, text}]; ends early at the end of text."""
     source = torch.Generator().manual_seed(seed)
     samples = []

@@ -124,9 +124,13 @@ def _score(model: Any, tokens: pl.DataFrame, split: str, beginning: int) -> pl.D
 
     nats = document_nats(model, [piece.to_numpy() for piece in tokens["tokens"]], beginning)
     return tokens.select(
-        "id", "source", split=pl.lit(split), bytes=pl.col("n_bytes"), tokens=pl.col("n_tokens") - 1,
+        "id",
+        "source",
+        split=pl.lit(split),
+        bytes=pl.col("n_bytes"),
+        tokens=pl.col("n_tokens") - 1,
         nats=pl.Series(nats, dtype=pl.Float64).round(6),
-    )  # fmt: skip
+    )
 
 
 def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:

@@ -13,25 +13,13 @@ from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.recipe import From, Step
 from llmcore.artifacts.stage import Stage
-from llmcore.corpus import (
-    classifier,
-    clean,
-    collect,
-    crawl,
-    decontaminate,
-    dedup,
-    extract,
-    ingest,
-    language,
-    pii,
-    quality,
-    signals,
-    split,
-)
 from llmcore.errors import UsageError
 from llmcore.evaluation import stage as evaluate
 from llmcore.planning.config import CrawlSource, FileSource, PipelineConfig
 from llmcore.release import k_quants, publish, quantise
+from llmcore.selection import classifier, decontaminate, dedup, quality, signals, split
+from llmcore.sources import collect, crawl, ingest
+from llmcore.text import clean, extract, language, pii
 from llmcore.tokens import pack, tokenise, tokenizer
 from llmcore.training import stage as train
 
@@ -46,8 +34,15 @@ class Chain:
     steps: dict[str, Step] = field(default_factory=dict)
     pinned: dict[str, ArtifactRef] = field(default_factory=dict)
 
-    def add(self, stage: Stage, params: Any, inputs: Mapping[str, From | str] | None = None,
-            outside: Mapping[str, Any] | None = None, name: str = "", label: str = "") -> str:
+    def add(
+        self,
+        stage: Stage,
+        params: Any,
+        inputs: Mapping[str, From | str] | None = None,
+        outside: Mapping[str, Any] | None = None,
+        name: str = "",
+        label: str = "",
+    ) -> str:
         """Append a step; returns its name, which later steps take as input."""
         step = name or stage.name
         given = (inputs or {}).items()
@@ -69,8 +64,12 @@ class Chain:
         yield from chosen
 
 
-def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = None,
-          previous: Mapping[str, ArtifactRef] | None = None, label: str | None = None) -> Chain:
+def build(
+    config: PipelineConfig,
+    snapshot: Mapping[str, ArtifactRef] | None = None,
+    previous: Mapping[str, ArtifactRef] | None = None,
+    label: str | None = None,
+) -> Chain:
     """The chain that a configuration means.
 
     snapshot: crawl and collect artifacts to use instead of fetching (step name -> reference): an existing dataset.
@@ -91,9 +90,7 @@ def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = N
     in_language = chain.add(language.STAGE, config.language, {"documents": cleaned})
     scrubbed = chain.add(pii.STAGE, config.pii, {"documents": in_language})
 
-    signatures = chain.add(
-        dedup.SIGNATURES, _part(config.dedup, dedup.SignatureParams), {"documents": scrubbed}
-    )  # fmt: skip
+    signatures = chain.add(dedup.SIGNATURES, _part(config.dedup, dedup.SignatureParams), {"documents": scrubbed})
     decisions = chain.add(dedup.RESOLVE, _part(config.dedup, dedup.ResolveParams), {"signatures": signatures})
     unique = chain.add(dedup.STAGE, dedup.KeepParams(), {"documents": scrubbed, "decisions": decisions})
 
@@ -106,10 +103,8 @@ def build(config: PipelineConfig, snapshot: Mapping[str, ArtifactRef] | None = N
     overlap = config.decontaminate
     benchmarks = chain.add(
         decontaminate.BENCHMARKS, overlap.benchmark_params(), {"documents": _first(good, "kept/")}, overlap.paths()
-    )  # fmt: skip
-    clear = chain.add(
-        decontaminate.STAGE, overlap.overlap_params(), {"documents": good, "benchmarks": benchmarks}
-    )  # fmt: skip
+    )
+    clear = chain.add(decontaminate.STAGE, overlap.overlap_params(), {"documents": good, "benchmarks": benchmarks})
     parts = chain.add(split.STAGE, config.split, {"documents": clear})
 
     vocabulary = chain.add(tokenizer.STAGE, config.tokenizer, {"documents": _first(parts, "kept/")})
@@ -138,8 +133,9 @@ def _part(section: Params, stage: type[P]) -> P:
     return stage(**{name: getattr(section, name) for name in stage.model_fields})
 
 
-def _fetch(chain: Chain, source: CrawlSource | FileSource, previous: Mapping[str, ArtifactRef],
-           label: str | None) -> str:
+def _fetch(
+    chain: Chain, source: CrawlSource | FileSource, previous: Mapping[str, ArtifactRef], label: str | None
+) -> str:
     name = f"{'crawl' if isinstance(source, CrawlSource) else 'collect'} {source.name}"
     inputs = {}
     if name in previous:

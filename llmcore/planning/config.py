@@ -16,23 +16,23 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from llmcore.artifacts.params import Params
-from llmcore.corpus import collect
-from llmcore.corpus.classifier import ClassifierParams
-from llmcore.corpus.clean import CleanParams
-from llmcore.corpus.crawl import CrawlParams
-from llmcore.corpus.decontaminate import DecontaminateParams
-from llmcore.corpus.dedup import DedupParams
-from llmcore.corpus.extract import ExtractParams
-from llmcore.corpus.ingest import IngestParams
-from llmcore.corpus.language import LanguageParams
-from llmcore.corpus.pii import PiiParams
-from llmcore.corpus.quality import QualityParams
-from llmcore.corpus.signals import SignalsParams
-from llmcore.corpus.split import SplitParams
 from llmcore.errors import UsageError
 from llmcore.evaluation.stage import EvaluateParams
 from llmcore.release.publish import PublishParams
 from llmcore.release.quantise import QuantiseParams
+from llmcore.selection.classifier import ClassifierParams
+from llmcore.selection.decontaminate import DecontaminateParams
+from llmcore.selection.dedup import DedupParams
+from llmcore.selection.quality import QualityParams
+from llmcore.selection.signals import SignalsParams
+from llmcore.selection.split import SplitParams
+from llmcore.sources import collect
+from llmcore.sources.crawl import CrawlParams
+from llmcore.sources.ingest import IngestParams
+from llmcore.text.clean import CleanParams
+from llmcore.text.extract import ExtractParams
+from llmcore.text.language import LanguageParams
+from llmcore.text.pii import PiiParams
 from llmcore.tokens.pack import PackParams
 from llmcore.tokens.tokenise import TokeniseParams
 from llmcore.tokens.tokenizer import TokenizerParams
@@ -87,10 +87,16 @@ class FileSource(Params):
 
     def ingest_params(self) -> IngestParams:
         return IngestParams(
-            source=self.name, kind=self.kind, licence=self.licence, text_column=self.text_column,
-            url_column=self.url_column, html_column=self.html_column, bad_line=self.bad_line,
-            max_document_bytes=self.max_document_bytes, frame_bytes=self.shard_bytes,
-        )  # fmt: skip
+            source=self.name,
+            kind=self.kind,
+            licence=self.licence,
+            text_column=self.text_column,
+            url_column=self.url_column,
+            html_column=self.html_column,
+            bad_line=self.bad_line,
+            max_document_bytes=self.max_document_bytes,
+            frame_bytes=self.shard_bytes,
+        )
 
     def scan(self) -> tuple[collect.CollectParams, Mapping[str, Any]]:
         path = self.path
@@ -128,8 +134,10 @@ class PipelineConfig(Params):
     execution: Execution = Execution()
 
     def publish_params(self) -> PublishParams:
-        return self.publish if "name" in self.publish.model_fields_set else PublishParams(
-            **self.publish.model_dump() | {"name": self.name}
+        return (
+            self.publish
+            if "name" in self.publish.model_fields_set
+            else PublishParams(**self.publish.model_dump() | {"name": self.name})
         )
 
     @field_validator("sources")
@@ -210,4 +218,3 @@ def _one_line(error: ValidationError) -> str:
         return f"{place}: missing; add it{more}"
     given = re.sub(r"//[^/@\s]+@", "//…@", repr(first.get("input")))  # credentials in an address
     return f"{place}: {first['msg'].removeprefix('Value error, ')} (got {given[:60]}){more}"
-

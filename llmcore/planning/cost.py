@@ -21,10 +21,16 @@ BYTES_PER_PARAMETER = 16
 def model_config(params: TrainParams, vocab_size: int, window: int) -> ModelConfig:
     """The model that a training with these parameters makes."""
     return ModelConfig(
-        vocab_size=vocab_size, width=params.width, layers=params.layers, heads=params.heads,
-        kv_heads=params.kv_heads, ffn_width=params.ffn_width, window=window, rope_theta=params.rope_theta,
+        vocab_size=vocab_size,
+        width=params.width,
+        layers=params.layers,
+        heads=params.heads,
+        kv_heads=params.kv_heads,
+        ffn_width=params.ffn_width,
+        window=window,
+        rope_theta=params.rope_theta,
         tied=params.tied,
-    )  # fmt: skip
+    )
 
 
 def training_cost(store: Store, config: PipelineConfig) -> dict[str, Any]:

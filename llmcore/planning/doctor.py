@@ -36,8 +36,9 @@ def examine(store_uri: str) -> Iterator[Finding]:
     yield _server()
     for extra, module in (("kquants", "llama_cpp"), ("ray", "prefect_ray")):
         present = importlib.util.find_spec(module) is not None
-        yield Finding(f"extra {extra}", "ok" if present else "absent",
-                      module if present else f"pip install 'llmcore[{extra}]'")
+        yield Finding(
+            f"extra {extra}", "ok" if present else "absent", module if present else f"pip install 'llmcore[{extra}]'"
+        )
 
 
 def _gpu() -> Finding:

@@ -28,10 +28,15 @@ def card(facts: Facts) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "md": markdown, "signed": signed, "number": number, "size": size, "interval": interval, "fenced": fenced,
+        "md": markdown,
+        "signed": signed,
+        "number": number,
+        "size": size,
+        "interval": interval,
+        "fenced": fenced,
         "yaml": json.dumps,
         "basename": lambda name: str(name).rsplit("/", 1)[-1],
-    }  # fmt: skip
+    }
     return environment.get_template("card.md.j2").render(**view(facts))
 
 

@@ -151,8 +151,12 @@ def _order(layers: list[list[str]], links: Sequence[tuple[str, str]]) -> None:
             neighbours = above if downward else below
             current = {name: (number + 0.5) / len(layers[level]) for number, name in enumerate(layers[level])}
 
-            def centre(name: str, near: Mapping[str, list[str]] = neighbours, spots: Mapping[str, float] = spots,
-                       current: Mapping[str, float] = current) -> float:  # fmt: skip
+            def centre(
+                name: str,
+                near: Mapping[str, list[str]] = neighbours,
+                spots: Mapping[str, float] = spots,
+                current: Mapping[str, float] = current,
+            ) -> float:
                 found = [spots[other] for other in near.get(name, ())]
                 return sum(found) / len(found) if found else current[name]
 

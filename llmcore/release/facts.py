@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 from safetensors import safe_open
 
+from llmcore.account.funnel import Funnel, funnel
 from llmcore.artifacts.stage import Files
-from llmcore.release.funnel import Funnel, funnel
 from llmcore.release.lineage import graph
 
 # Models that the evaluation may hold, best known first, in the words of the card.

@@ -22,9 +22,13 @@ REASONS_SHOWN = 40
 def report(facts: Facts) -> str:
     """The page as HTML."""
     environment = Environment(
-        loader=PackageLoader("llmcore.release"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=PackageLoader("llmcore.release"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.filters |= {
         "number": number,
         "signed": signed,

@@ -87,11 +87,16 @@ def plan_windows(documents: pl.DataFrame, window: int, min_fill: float = 0.99) -
     named = documents.select("id", "shard", "row")[table[2]]
     return pl.DataFrame(
         {
-            "window": table[0], "slot": table[1].astype(np.int32), "id": named["id"], "shard": named["shard"],
-            "row": named["row"], "start": table[3], "length": table[4],
+            "window": table[0],
+            "slot": table[1].astype(np.int32),
+            "id": named["id"],
+            "shard": named["shard"],
+            "row": named["row"],
+            "start": table[3],
+            "length": table[4],
         },
         schema=PLAN_SCHEMA,
-    )  # fmt: skip
+    )
 
 
 def _best_fit(lengths: np.ndarray, window: int) -> tuple[np.ndarray, int]:

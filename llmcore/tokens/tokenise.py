@@ -33,10 +33,12 @@ def tokenise(documents: pl.DataFrame, params: TokeniseParams, tokenizer: Files) 
     width = pl.UInt16 if encoder.get_vocab_size() <= 1 << 16 else pl.UInt32
     ids = [piece for texts in _batches(documents["text"]) for piece in _encode(encoder, texts, end, width)]
     table = documents.select(
-        "id", "source", "split",
+        "id",
+        "source",
+        "split",
         tokens=_lists(ids, width),
         n_bytes=pl.col("text").str.len_bytes().cast(pl.Int64),
-    ).with_columns(n_tokens=pl.col("tokens").list.len().cast(pl.Int64))  # fmt: skip
+    ).with_columns(n_tokens=pl.col("tokens").list.len().cast(pl.Int64))
     columns = ("id", "source", "tokens", "n_tokens", "n_bytes")
     return ShardResult(
         {split: table.filter(pl.col("split") == split).select(columns) for split in SPLITS},
@@ -72,6 +74,11 @@ def _lists(values: list[NDArray[Any]], width: type[pl.DataType]) -> pl.Series:
 
 
 STAGE = Stage(
-    "tokenise", version=1, params=TokeniseParams, function="llmcore.tokens.tokenise:tokenise", kind="per_shard",
-    broadcast=("tokenizer",), partition=SPLITS,
-)  # fmt: skip
+    "tokenise",
+    version=1,
+    params=TokeniseParams,
+    function="llmcore.tokens.tokenise:tokenise",
+    kind="per_shard",
+    broadcast=("tokenizer",),
+    partition=SPLITS,
+)

@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (
-    END_OF_TEXT, "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>",
+    END_OF_TEXT,
+    "<|pad|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end|>",
     *(f"<|reserved_{number}|>" for number in range(10)),
-)  # fmt: skip
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -51,9 +56,12 @@ def train_tokenizer(inputs: Mapping[str, Files], params: TokenizerParams, run: R
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=params.vocab_size, min_frequency=params.min_frequency, special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
-    )  # fmt: skip
+        vocab_size=params.vocab_size,
+        min_frequency=params.min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
     counts = {"documents": 0, "bytes": 0}
     tokenizer.train_from_iterator(_texts(inputs["documents"], params.sample_bytes, counts), trainer)
     if not counts["documents"]:

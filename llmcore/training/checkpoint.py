@@ -28,14 +28,16 @@ from llmcore.errors import UsageError
 
 KEPT = 2  # checkpoints on disk: the latest, and one more should it be damaged
 
-HISTORY = pa.schema([
-    pa.field("step", pa.int64(), nullable=False),
-    pa.field("tokens", pa.int64(), nullable=False),
-    pa.field("loss", pa.float64(), nullable=False),
-    pa.field("learning_rate", pa.float64(), nullable=False),
-    pa.field("grad_norm", pa.float64(), nullable=False),
-    pa.field("validation_loss", pa.float64()),
-])  # fmt: skip
+HISTORY = pa.schema(
+    [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("loss", pa.float64(), nullable=False),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("grad_norm", pa.float64(), nullable=False),
+        pa.field("validation_loss", pa.float64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,11 @@ def latest(folder: Path, recipe: str) -> Checkpoint | None:
         if content["recipe"] != recipe:
             raise UsageError(f"{folder}: holds checkpoints of another training; remove it or use another folder")
         return Checkpoint(
-            content["step"], load_file(files["model.safetensors"]), load_file(files["optimizer.safetensors"]),
+            content["step"],
+            load_file(files["model.safetensors"]),
+            load_file(files["optimizer.safetensors"]),
             pq.read_table(files["history.parquet"], partitioning=None).to_pylist(),
-        )  # fmt: skip
+        )
     return None
 
 

@@ -147,9 +147,9 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
         raise LlmcoreError(f"{path}: not a readable Parquet file: {reason}; build it again") from error
 
 
-def _read_shards(plan: Path, names: Sequence[str], shards: Mapping[str, Path]) -> tuple[
-    dict[str, int], NDArray[Any], NDArray[np.int64]
-]:  # fmt: skip
+def _read_shards(
+    plan: Path, names: Sequence[str], shards: Mapping[str, Path]
+) -> tuple[dict[str, int], NDArray[Any], NDArray[np.int64]]:
     """Shard -> number of its first document; all tokens in a row; where each document begins (and the last ends)."""
     first_row: dict[str, int] = {}
     parts: list[NDArray[Any]] = []

@@ -25,16 +25,16 @@ class Optimizer:
     def __init__(self, model: Transformer, params: TrainParams) -> None:
         self.params = params
         named = dict(model.named_parameters())
-        self.matrices = {
-            name: p for name, p in named.items() if p.ndim == 2 and name.startswith("model.layers.")
-        } if params.optimizer == "muon" else {}  # fmt: skip
+        self.matrices = (
+            {name: p for name, p in named.items() if p.ndim == 2 and name.startswith("model.layers.")}
+            if params.optimizer == "muon"
+            else {}
+        )
         self.others = {name: p for name, p in named.items() if name not in self.matrices}
         decaying = [p for p in self.others.values() if p.ndim > 1]
         steady = [p for p in self.others.values() if p.ndim == 1]
         groups = [{"params": decaying, "weight_decay": params.weight_decay}, {"params": steady, "weight_decay": 0.0}]
-        self.adamw = torch.optim.AdamW(
-            groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), fused=True
-        )  # fmt: skip
+        self.adamw = torch.optim.AdamW(groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), fused=True)
         self.momentum = {name: torch.zeros_like(p) for name, p in self.matrices.items()}
 
     @torch.no_grad()

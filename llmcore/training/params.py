@@ -19,6 +19,7 @@ def _field(default: Any, description: str, **bounds: Any) -> Any:
     """A field with what pydantic reads from its metadata: description, ge, gt, le."""
     return dataclasses.field(default=default, metadata={"description": description, **bounds})
 
+
 CHOICES = {"schedule": get_args(Schedule), "precision": get_args(Precision), "optimizer": get_args(Method)}
 
 

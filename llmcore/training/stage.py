@@ -94,14 +94,25 @@ class Trainer:
         command = [sys.executable, *(torchrun if processes > 1 else ()), "-m", "llmcore.training.trainer", str(spec)]
         # threads before torch is loaded: a pool sized otherwise gives sums in another order. Spin briefly: threads that
         # never do lose a third on an idle machine, those that spin for long stand still on a busy one (docs/log.md)
-        fixed = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_DYNAMIC": "FALSE",
-                 "MKL_DYNAMIC": "FALSE", "GOMP_SPINCOUNT": "100000", "PYTHONHASHSEED": "0"}  # fmt: skip
+        fixed = {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "OMP_DYNAMIC": "FALSE",
+            "MKL_DYNAMIC": "FALSE",
+            "GOMP_SPINCOUNT": "100000",
+            "PYTHONHASHSEED": "0",
+        }
         given = {"GLIBC_TUNABLES": KEEP_MEMORY} | os.environ
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**given, **fixed}, pass_fds=(self.lock,) if self.lock is not None else (),
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**given, **fixed},
+                pass_fds=(self.lock,) if self.lock is not None else (),
+            )
 
     def _watch(self) -> None:
         """Show the trainer that somebody is there, also while a slow store takes a checkpoint."""

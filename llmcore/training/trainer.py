@@ -163,9 +163,13 @@ def train(spec: Spec) -> int:
                 f"train.learning_rate: the loss is not finite at step {step}; lower the rate or raise train.warm_up"
             )
         row: dict[str, Any] = {
-            "step": step, "tokens": (history[-1]["tokens"] if history else 0) + valid, "loss": total,
-            "learning_rate": params.learning_rate * rate, "grad_norm": norm, "validation_loss": None,
-        }  # fmt: skip
+            "step": step,
+            "tokens": (history[-1]["tokens"] if history else 0) + valid,
+            "loss": total,
+            "learning_rate": params.learning_rate * rate,
+            "grad_norm": norm,
+            "validation_loss": None,
+        }
         last = step == steps
         if held_out is not None and (last or (params.validation_every and step % params.validation_every == 0)):
             row["validation_loss"] = validation_loss(held_out, loss_of, params, processes)
@@ -190,9 +194,16 @@ def config_of(spec: Spec) -> ModelConfig:
     """The shape of the model that a spec describes."""
     p = spec.params
     return ModelConfig(
-        vocab_size=spec.vocab_size, width=p.width, layers=p.layers, heads=p.heads, kv_heads=p.kv_heads,
-        ffn_width=p.ffn_width, window=spec.window, rope_theta=p.rope_theta, tied=p.tied,
-    )  # fmt: skip
+        vocab_size=spec.vocab_size,
+        width=p.width,
+        layers=p.layers,
+        heads=p.heads,
+        kv_heads=p.kv_heads,
+        ffn_width=p.ffn_width,
+        window=spec.window,
+        rope_theta=p.rope_theta,
+        tied=p.tied,
+    )
 
 
 def loss_function(model: Transformer, params: TrainParams, device: torch.device) -> Callable[..., Tensor]:
@@ -278,11 +289,17 @@ def write_result(spec: Spec, model: Transformer, history: Sequence[Mapping[str, 
     huggingface.save(model, aside, bos=spec.end, eos=spec.end, pad=spec.pad)
     checkpoints.write_history(history, aside / "history.parquet")
     config, final = model.config, history[-1]
-    write_atomically(aside / "metrics.json", {
-        "steps": final["step"], "tokens": final["tokens"], "loss": final["loss"],
-        "validation_loss": final["validation_loss"], "parameters": config.parameters,
-        "flops": config.flops_per_token() * final["tokens"],
-    })  # fmt: skip
+    write_atomically(
+        aside / "metrics.json",
+        {
+            "steps": final["step"],
+            "tokens": final["tokens"],
+            "loss": final["loss"],
+            "validation_loss": final["validation_loss"],
+            "parameters": config.parameters,
+            "flops": config.flops_per_token() * final["tokens"],
+        },
+    )
     aside.rename(spec.scratch / "result")
 
 
@@ -312,10 +329,17 @@ class Log:
         if now - self.beat >= HEARTBEAT_SECONDS or row["step"] == self.steps or self.timed == 1:
             self.beat = now
             aside = self.scratch / ".heartbeat.json"
-            aside.write_text(json.dumps({
-                "step": row["step"], "steps": self.steps, "loss": row["loss"],
-                "tokens_per_second": round(self.speed, 1), "time": time.time(),
-            }))  # fmt: skip
+            aside.write_text(
+                json.dumps(
+                    {
+                        "step": row["step"],
+                        "steps": self.steps,
+                        "loss": row["loss"],
+                        "tokens_per_second": round(self.speed, 1),
+                        "time": time.time(),
+                    }
+                )
+            )
             aside.replace(self.scratch / "heartbeat.json")
 
 

@@ -1,0 +1,1 @@
+"""What artifacts can be asked: funnel, trace, verification."""

@@ -1,1 +1,0 @@
-"""From the outside world to documents: crawl, collect, ingest, extract, clean, …, split."""

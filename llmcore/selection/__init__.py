@@ -1,0 +1,1 @@
+"""Which documents: near-duplicates, signals, classifier, quality, decontamination, split."""

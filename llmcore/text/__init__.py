@@ -1,0 +1,1 @@
+"""Documents to better documents: extract, clean, language, personal data."""

@@ -1,0 +1,225 @@
+"""The `llmcore` command as a user meets it: good calls on a real run, bad calls in one line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from llmcore.artifacts.manifest import manifests
+from llmcore.artifacts.store import blob_name, open_store, suffix_of
+from tests.prefect_server import free_port
+from tests.small import small_config
+
+pytestmark = pytest.mark.slow
+COPY_OF, NEAR_COPY_OF = "003.txt", "005.txt"
+
+
+def call(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llmcore.cli", *words], env=env, capture_output=True, text=True, timeout=400
+    )
+
+
+def good(*words: str, env: dict[str, str]) -> str:
+    done = call(*words, env=env)
+    assert done.returncode == 0, f"llmcore {' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def table(*words: str, env: dict[str, str]) -> Any:
+    return json.loads(good(*words, "--json", env=env))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, prefect_server: dict[str, str]) -> tuple[Path, dict[str, str]]:
+    """One finished run of the small configuration, with an exact and a near copy among the texts."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = small_config(folder)
+    texts = folder / "texts"
+    (texts / "900.txt").write_text((texts / COPY_OF).read_text())
+    (texts / "901.txt").write_text((texts / NEAR_COPY_OF).read_text() + " And so it was resolved on that day.")
+    env = prefect_server | {"LLMCORE_STORE": f"file://{folder}/store"}
+    good("run", str(config), env=env)
+    return config, env
+
+
+def test_tables_and_json(run: tuple[Path, dict[str, str]]) -> None:
+    config, env = run
+    assert {row["stage"] for row in table("ls", env=env)} >= {"collect", "clean", "train", "publish"}
+    assert [row["stage"] for row in table("ls", "train", env=env)] == ["train"]
+    assert table("show", "small", env=env)["identity"]["stage"] == "publish"
+    steps = [node["step"] for node in table("lineage", "small", env=env)]
+    assert steps[0] == "collect notes" and steps[-1] == "publish"
+    assert table("verify", "small", env=env)["wrong"] == []
+    assert all(row["state"] == "cached" for row in table("plan", str(config), env=env)["steps"])
+    assert {row["what"] for row in table("doctor", env=env)} >= {"GPU", "store", "Prefect server"}
+    assert "vocab_size" in good("schema", env=env)
+    assert yaml.safe_load(good("config", env=env))["name"] == "quickstart"
+
+
+def test_trace_of_a_trained_document_names_its_steps(run: tuple[Path, dict[str, str]]) -> None:
+    config, env = run
+    words = (config.parent / "texts/020.txt").read_text()[200:260]
+    rows = table("trace", "--text", words, env=env)
+    outcomes = {row["step"]: row for row in rows}
+    assert outcomes["clean"]["outcome"] == "kept"
+    if outcomes["tokenise"]["outcome"] == "train":
+        assert outcomes["train"]["detail"].startswith("at steps ")
+    assert outcomes["small"]["outcome"] == "named"
+    assert table("trace", "--doc", rows[0]["document"], env=env) == rows
+
+
+def test_trace_of_duplicates_names_what_they_duplicate(run: tuple[Path, dict[str, str]]) -> None:
+    _, env = run
+    for copy, original, reason in (("900", COPY_OF, "exact_duplicate"), ("901", NEAR_COPY_OF, "near_duplicate")):
+        rows = {row["step"]: row for row in table("trace", "--url", f"{copy}.txt", env=env)}
+        first = table("trace", "--url", original, env=env)[0]["document"]
+        assert rows["dedup"]["outcome"] == f"dropped: {reason}"
+        facts = json.loads(rows["dedup"]["detail"])
+        assert facts["duplicate_of"] == first and facts["duplicate_of_url"] == original
+
+
+def test_the_exported_folder_loads_in_transformers_with_equal_logits(
+    run: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from llmcore.model.huggingface import load
+
+    _, env = run
+    good("export", "small", str(tmp_path / "model"), env=env)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "model")("We must", return_tensors="pt").input_ids
+    with torch.no_grad():
+        gap = (theirs(tokens).logits - load(tmp_path / "model")(tokens)).abs().max()
+    assert gap < 1e-4
+    files = {"README.md", "LICENSE", "lineage.json", "report.html", "model-f16.gguf"}
+    assert files <= set(os.listdir(tmp_path / "model"))
+    again = call("export", "small", str(tmp_path / "model"), env=env)
+    assert again.returncode == 2 and "exists already" in again.stderr
+
+
+def test_a_changed_parameter_is_named_and_reruns_exactly_what_lies_behind_it(run: tuple[Path, dict[str, str]]) -> None:
+    config, env = run
+    changed = config.with_name("changed.yaml")
+    changed.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"dedup": {"threshold": 0.9}}))
+    steps = {row["step"]: row for row in table("plan", str(changed), env=env)["steps"]}
+    assert "params.threshold 0.7 → 0.9" in steps["resolve"]["why"]
+    before = ["collect notes", "ingest notes", "extract", "clean", "language", "pii", "signatures"]
+    assert [step for step, row in steps.items() if row["state"] == "cached"] == before
+    store = open_store(env["LLMCORE_STORE"])
+    known = {m.key for m in manifests(store)}
+    good("run", str(changed), "--until", "dedup", env=env)
+    assert {m.step for m in manifests(store) if m.key not in known} <= {"resolve", "dedup"}
+
+
+def test_a_forced_run_that_fails_leaves_the_model_as_it_was(run: tuple[Path, dict[str, str]]) -> None:
+    config, env = run
+    store = open_store(env["LLMCORE_STORE"])
+    (model,) = list(manifests(store, "train"))
+    output = model.outputs["model.safetensors"]
+    path = store.backend.local(blob_name(output.blob, suffix_of("model.safetensors")))
+    assert path is not None
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        one_line(call("run", str(config), "--force", "evaluate", env=env), output.blob, code=1)
+    finally:
+        path.write_bytes(whole)
+        path.chmod(0o444)
+    assert all(row["state"] == "cached" for row in table("plan", str(config), env=env)["steps"])
+    one_line(call("run", str(config), "--force", "tea", env=env), "no stage 'tea'")
+
+
+def one_line(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("llmcore: ")]
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sorces": []}, ["sorces", "unknown key"]),
+        ({"dedup": {"band": 3}}, ["dedup.band", "unknown key"]),
+        ({"train": {"layer": 3}}, ["train", "layer"]),
+        ({"train": {"layers": 0}}, ["train.layers", "greater than or equal to 1"]),
+        ({"pack": {"window": "wide"}}, ["pack.window"]),
+        ({"sources": [{"kind": "text", "name": "a", "path": "nowhere"}]}, ["nowhere", "does not exist"]),
+        ({"sources": [{"kind": "tape", "name": "a", "path": "x"}]}, ["sources", "kind"]),
+        ({"store": "ftp://x/y"}, ["store", "ftp"]),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(
+    changes: dict[str, Any], words: list[str], tmp_path: Path, prefect_server: dict[str, str]
+) -> None:
+    one_line(call("run", str(small_config(tmp_path, **changes)), env=prefect_server), *words)
+    assert not (tmp_path / "store").exists()
+
+
+def test_calls_that_name_nothing(run: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    config, env = run
+    one_line(call("run", str(tmp_path / "none.yaml"), env=env), "none.yaml", "no such file")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    one_line(call("run", str(tmp_path / "bad.yaml"), env=env), "bad.yaml", "not YAML")
+    one_line(call("run", str(config), "--until", "tea", env=env), "no stage 'tea'")
+    for command in ("show", "lineage", "verify"):
+        one_line(call(command, "nothing", env=env), "nothing", "llmcore ls")
+    one_line(call("trace", "--url", "http://nowhere.example/", env=env), "no document", code=1)
+    one_line(call("trace", env=env), "exactly one")
+
+
+@pytest.mark.parametrize("kind", ["warc", "parquet", "empty", "blank"])
+def test_damaged_or_empty_input_is_one_line(kind: str, tmp_path: Path, prefect_server: dict[str, str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    if kind == "warc":
+        record = b"WARC/1.1\r\nWARC-Type: response\r\nContent-Length: 99\r\n"
+        (data / "a.warc.gz").write_bytes(gzip.compress(record)[:-9])
+    elif kind == "parquet":
+        pl.DataFrame({"text": ["x" * 500]}).write_parquet(data / "a.parquet")
+        whole = (data / "a.parquet").read_bytes()
+        (data / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    elif kind == "blank":
+        (data / "a.txt").write_text(" \n")
+    source = {"kind": {"empty": "text", "blank": "text"}.get(kind, kind), "name": "a", "path": "data"}
+    done = call("run", str(small_config(tmp_path, sources=[source])), env=prefect_server)
+    assert done.returncode == (2 if kind == "empty" else 1)
+    words = {"warc": "a.warc.gz", "parquet": "a.parquet", "empty": "holds no text file", "blank": "empty corpus"}
+    one_line(done, words[kind], code=done.returncode)
+    store = open_store(f"file://{tmp_path}/store")
+    assert list(manifests(store, "ingest")) == []
+
+
+def test_an_unreachable_s3_is_one_line(tmp_path: Path, prefect_server: dict[str, str]) -> None:
+    env = prefect_server | {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+    }
+    one_line(call("run", str(small_config(tmp_path, store="s3://nowhere/x")), env=env), "s3://nowhere", "AWS_")
+
+
+def test_garbage_goes_and_what_is_named_stays(run: tuple[Path, dict[str, str]]) -> None:
+    _, env = run
+    assert table("gc", env=env)["objects"] == [], "what is young may belong to a run under way"
+    found = table("gc", "--older-than", "0", env=env)
+    assert any(row["name"].startswith("artifacts/resolve/") for row in found["objects"])
+    assert found["deleted"] is False
+    good("gc", "--older-than", "0", "--yes", env=env)
+    assert table("gc", "--older-than", "0", env=env)["objects"] == []
+    assert table("verify", "small", env=env)["wrong"] == []
