@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from llmcore.artifacts.shards import shard_order
 
 
 @dataclass
@@ -16,7 +19,7 @@ class LocalFiles:
 
     def names(self, prefix: str = "") -> Sequence[str]:
         found = (str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
-        return sorted(name for name in found if name.startswith(prefix))
+        return sorted((name for name in found if name.startswith(prefix)), key=shard_order)
 
     def path(self, name: str) -> Path:
         return self.root / name
@@ -34,6 +37,7 @@ class LocalRun:
     root: Path
     outside: Mapping[str, Any] = field(default_factory=dict)
     manifests: Sequence[Mapping[str, Any]] = ()
+    inputs: Mapping[str, LocalFiles] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -52,6 +56,12 @@ class LocalRun:
 
     def progress(self, done: float, total: float, text: str = "") -> None:
         pass
+
+    def carry(self, role: str, prefix: str = "") -> None:
+        files = self.inputs[role]
+        for name in files.names(prefix):
+            (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(files.path(name), self.out / name)
 
     def keep_scratch(self) -> None:
         pass

@@ -53,6 +53,7 @@ class Manifest:
     inputs: Mapping[str, tuple[Mapping[str, str], ...]]
     outputs: Mapping[str, Output]
     metrics: Mapping[str, Any]
+    role: str = ""
     code: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +73,7 @@ class Manifest:
         return {
             "step": self.step,
             "stage": self.stage,
+            "role": self.role,
             "key": self.key,
             "digest": self.digest,
             "version": self.identity["version"],

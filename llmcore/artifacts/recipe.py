@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from llmcore.artifacts.keys import key_of
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, Output, manifest_of, outputs_digest
+from llmcore.artifacts.shards import generation_of, shard_order
 from llmcore.artifacts.stage import Stage
 from llmcore.artifacts.store import Store, suffix_of
 from llmcore.errors import LlmcoreError
@@ -23,14 +24,14 @@ class From:
     """Which files of which earlier steps a role gets.
 
     folder:     only files below it.
-    generation: only shards whose name starts with it ("g000" = the first snapshot), so that what is learned from them
-                stays when shards are appended.
+    generation: only shards of this generation (0 = the first snapshot), so that what is learned from them stays when
+                shards are appended.
     labelled:   names get their step in front ("clean/dropped/…"), for roles that read many steps at once.
     """
 
     steps: tuple[str, ...]
     folder: str = ""
-    generation: str = ""
+    generation: int | None = None
     labelled: bool = False
 
 
@@ -59,7 +60,7 @@ class StoreFiles:
         self.outputs = outputs
 
     def names(self, prefix: str = "") -> Sequence[str]:
-        return sorted(name for name in self.outputs if name.startswith(prefix))
+        return sorted((name for name in self.outputs if name.startswith(prefix)), key=shard_order)
 
     def path(self, name: str) -> Path:
         if name not in self.outputs:
@@ -132,7 +133,7 @@ def resolve(store: Store, step: Step, done: Mapping[str, ArtifactRef]) -> Recipe
             for file, output in manifest.outputs.items():
                 if not file.startswith(_folders(step.stage, role, origin)):
                     continue
-                if origin.generation and not PurePosixPath(file).name.startswith(origin.generation):
+                if origin.generation is not None and generation_of(file) != origin.generation:
                     continue
                 label = f"{name}/{file}" if origin.labelled else file
                 if label in chosen:

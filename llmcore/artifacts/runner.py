@@ -32,6 +32,7 @@ from llmcore.artifacts.manifest import ArtifactRef, Manifest, Output, manifest_n
 from llmcore.artifacts.provenance import code_digest, environment, run_record
 from llmcore.artifacts.recipe import Recipe, StoreFiles, plain_params, read_table
 from llmcore.artifacts.scratch import drop_scratch, open_scratch, save_scratch
+from llmcore.artifacts.shards import shard_order
 from llmcore.artifacts.stage import ShardResult
 from llmcore.artifacts.store import Store, open_store, suffix_of
 from llmcore.errors import LlmcoreError
@@ -75,7 +76,7 @@ def forget(store: Store, recipe: Recipe) -> Callable[[], None]:
 
 def shard_names(recipe: Recipe) -> list[str]:
     """The input files of a per-shard recipe, in order, as full names ("kept/g000-….parquet")."""
-    return sorted(recipe.files[recipe.stage.reads[0]])
+    return sorted(recipe.files[recipe.stage.reads[0]], key=shard_order)
 
 
 def shards_to_do(store: Store, recipe: Recipe) -> list[str]:
@@ -270,6 +271,7 @@ class StoreRun:
     report: Progress
     lease: leases.Lease
     outside: Mapping[str, Any] = field(default_factory=dict)
+    carried: dict[str, Output] = field(default_factory=dict)
 
     def lineage(self) -> Sequence[Mapping[str, Any]]:
         tops = [manifest for found in self.recipe.sources.values() for manifest in found]
@@ -278,6 +280,9 @@ class StoreRun:
     def progress(self, done: float, total: float, text: str = "") -> None:
         self.lease.check_quickly()
         self.report(done, total, text)
+
+    def carry(self, role: str, prefix: str = "") -> None:
+        self.carried |= {name: out for name, out in self.recipe.files[role].items() if name.startswith(prefix)}
 
     def keep_scratch(self) -> None:
         self.lease.check()  # whoever took over has newer files there
@@ -311,7 +316,7 @@ def run_global(
             inputs = {role: StoreFiles(store, files) for role, files in recipe.files.items()}
             with _full_disk_is_an_error(folder):
                 metrics = recipe.stage.load()(inputs, recipe.step.params, run)
-            outputs = {}
+            outputs = dict(run.carried)
             for path in sorted(path for path in out.rglob("*") if path.is_file()):
                 name = str(path.relative_to(out))
                 rows = pl.scan_parquet(path).select(pl.len()).collect().item() if name.endswith(".parquet") else None
@@ -363,6 +368,7 @@ def _commit(
         },
         outputs=dict(sorted(outputs.items())),
         metrics=dict(metrics),
+        role=recipe.stage.role,
         code=code_digest(recipe.stage.function.partition(":")[0]),
         environment=environment(),
         run={**run_record(started, flow_run), **extra},

@@ -68,6 +68,9 @@ class Run(Protocol):
     def progress(self, done: float, total: float, text: str = "") -> None:
         """Say how far the work is; also renews the lease and raises if it was lost."""
 
+    def carry(self, role: str, prefix: str = "") -> None:
+        """Make an input's files (those under `prefix`) outputs of this artifact under their names; none is copied."""
+
     def keep_scratch(self) -> None:
         """Copy `scratch` to the store when that lies elsewhere, so that another machine can go on from it."""
 
@@ -83,6 +86,8 @@ class Stage:
     version:   raise it whenever the same input would give other output bytes.
     function:  "module:name", imported only when the stage runs, so that looking at artifacts needs no torch.
     kind:      "per_shard" or "global".
+    role:      what its artifact is to those who ask for it by meaning ("fetch", "ingest", "split", "tokens", …); "" for
+               the rest. Whoever looks for an artifact asks for its role, never for a stage's name.
     reads:     for per-shard stages: the role whose files are the shards, and the folder they lie in ("" = all files).
     reads_paths: the function gets each shard as a Path (whatever the format), not as a polars frame.
     aligned:   roles of which a shard sees only the file of its own name: role -> folder. Missing file = error.
@@ -95,6 +100,7 @@ class Stage:
     params: type
     function: str
     kind: str = "global"
+    role: str = ""
     reads: tuple[str, str] = ("documents", "kept")
     reads_paths: bool = False
     aligned: Mapping[str, str] = field(default_factory=dict)

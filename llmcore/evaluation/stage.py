@@ -197,4 +197,6 @@ def _write(run: Run, name: str, data: Any) -> None:
     (run.out / name).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-STAGE = Stage("evaluate", version=2, params=EvaluateParams, function="llmcore.evaluation.stage:evaluate")
+STAGE = Stage(
+    "evaluate", version=2, role="evaluation", params=EvaluateParams, function="llmcore.evaluation.stage:evaluate"
+)

@@ -24,7 +24,7 @@ from llmcore.tokens import pack, tokenise, tokenizer
 from llmcore.training import stage as train
 
 P = TypeVar("P", bound=Params)
-FIRST_SNAPSHOT = "g000"
+FIRST_SNAPSHOT = 0
 
 
 @dataclass

@@ -119,4 +119,6 @@ def _metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     return metrics
 
 
-STAGE = Stage("quantise", version=1, params=QuantiseParams, function="llmcore.release.quantise:quantise")
+STAGE = Stage(
+    "quantise", version=1, role="quantised", params=QuantiseParams, function="llmcore.release.quantise:quantise"
+)

@@ -30,6 +30,7 @@ class SplitParams(Params):
 STAGE = Stage(
     "split",
     version=1,
+    role="split",
     params=SplitParams,
     function="llmcore.selection.split:split",
     kind="per_shard",

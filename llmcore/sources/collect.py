@@ -271,4 +271,4 @@ def _said(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-STAGE = Stage("collect", version=1, params=CollectParams, function="llmcore.sources.collect:collect")
+STAGE = Stage("collect", version=1, role="fetch", params=CollectParams, function="llmcore.sources.collect:collect")

@@ -280,4 +280,4 @@ def write_warc(fetches: list[dict[str, Any]], bodies: Path, path: Path) -> int:
     return len(fetched)
 
 
-STAGE = Stage("crawl", version=1, params=CrawlParams, function="llmcore.sources.crawl:crawl")
+STAGE = Stage("crawl", version=1, role="fetch", params=CrawlParams, function="llmcore.sources.crawl:crawl")

@@ -161,6 +161,7 @@ def sound_text(text: str) -> str:
 STAGE = Stage(
     "ingest",
     version=1,
+    role="ingest",
     params=IngestParams,
     function="llmcore.sources.ingest:ingest",
     kind="per_shard",

@@ -93,4 +93,11 @@ def _numbered(documents: pl.DataFrame, mask: pl.Series, part: pl.DataFrame) -> p
     return part.with_columns(row=mask.arg_true())
 
 
-STAGE = Stage("extract", version=1, params=ExtractParams, function="llmcore.text.extract:extract", kind="per_shard")
+STAGE = Stage(
+    "extract",
+    version=1,
+    role="extract",
+    params=ExtractParams,
+    function="llmcore.text.extract:extract",
+    kind="per_shard",
+)

@@ -181,4 +181,4 @@ def _generations(tokens: Files, split: str) -> Iterator[pl.DataFrame]:
         yield pl.concat(by_generation[generation])
 
 
-STAGE = Stage("pack", version=1, params=PackParams, function="llmcore.tokens.pack:pack")
+STAGE = Stage("pack", version=1, role="plan", params=PackParams, function="llmcore.tokens.pack:pack")

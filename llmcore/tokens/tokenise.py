@@ -76,6 +76,7 @@ def _lists(values: list[NDArray[Any]], width: type[pl.DataType]) -> pl.Series:
 STAGE = Stage(
     "tokenise",
     version=1,
+    role="tokens",
     params=TokeniseParams,
     function="llmcore.tokens.tokenise:tokenise",
     kind="per_shard",

@@ -119,4 +119,10 @@ def _write_config(folder: Path) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps(named, indent=2, sort_keys=True) + "\n")
 
 
-STAGE = Stage("tokenizer", version=1, params=TokenizerParams, function="llmcore.tokens.tokenizer:train_tokenizer")
+STAGE = Stage(
+    "tokenizer",
+    version=1,
+    role="tokenizer",
+    params=TokenizerParams,
+    function="llmcore.tokens.tokenizer:train_tokenizer",
+)

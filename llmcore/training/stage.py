@@ -245,4 +245,4 @@ def _read_pid(scratch: Path) -> int | None:
         return None
 
 
-STAGE = Stage("train", version=1, params=TrainParams, function="llmcore.training.stage:train")
+STAGE = Stage("train", version=1, role="model", params=TrainParams, function="llmcore.training.stage:train")
