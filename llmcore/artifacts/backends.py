@@ -16,6 +16,7 @@ from typing import Protocol
 from llmcore.errors import LlmcoreError, UsageError
 
 COPY_BYTES = 1 << 20
+ASIDE = ".aside-"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class Backend(Protocol):
     def entries(self, prefix: str) -> Iterator[Entry]: ...
     def delete(self, name: str) -> None: ...
     def now(self) -> datetime: ...
+    def renew(self, name: str) -> bool:
+        """Make the object's time of writing now, its bytes being what they were; False if there is no such object."""
+
+    def unfinished(self) -> Iterator[Entry]:
+        """Uploads that were begun and neither finished nor abandoned, under way or broken off."""
+
+    def abandon(self, entry: Entry) -> None:
+        """Remove what an upload that `unfinished` found has left behind."""
 
 
 class FileBackend:
@@ -60,7 +69,7 @@ class FileBackend:
         aside: Path | None = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, made = tempfile.mkstemp(prefix=".aside-", dir=target.parent)
+            handle, made = tempfile.mkstemp(prefix=ASIDE, dir=target.parent)
             os.close(handle)
             aside = Path(made)
             yield aside
@@ -118,16 +127,29 @@ class FileBackend:
         return Entry(name, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        folder = self._path(prefix)
-        if not folder.is_dir():
-            return
+        return self._walk(self._path(prefix), aside=False)
+
+    def unfinished(self) -> Iterator[Entry]:
+        return self._walk(self.root, aside=True)
+
+    def abandon(self, entry: Entry) -> None:
+        self.delete(entry.name)
+
+    def _walk(self, folder: Path, aside: bool) -> Iterator[Entry]:
         for parent, folders, files in os.walk(folder):
             folders.sort()
             for file in sorted(files):
-                if not file.startswith(".aside-"):
+                if file.startswith(ASIDE) is aside:
                     found = self.entry(str(PurePosixPath(Path(parent, file).relative_to(self.root))))
                     if found is not None:
                         yield found
+
+    def renew(self, name: str) -> bool:
+        try:
+            os.utime(self._path(name))
+        except (FileNotFoundError, PermissionError):
+            return False  # another user's file: whoever renews writes it again, as his own
+        return True
 
     def delete(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)

@@ -7,7 +7,6 @@ holder still lives; a holder on this very machine is also looked up by its proce
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -19,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from llmcore.artifacts.backends import Entry
+from llmcore.artifacts.epochs import Epoch, Epochs
 from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError
 
@@ -35,29 +34,28 @@ class LeaseLostError(LlmcoreError):
 class Lease:
     """A held lease; renews itself from a thread until it is given back."""
 
-    def __init__(self, store: Store, key: str, epoch: int, owner: str) -> None:
-        self.store = store
-        self.key = key
+    def __init__(self, row: Epochs, number: int, owner: str) -> None:
+        self.row = row
         self.owner = owner
-        self._epoch = epoch
+        self._number = number
         self._lost = False
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew_until_ended, daemon=True, name=f"lease-{key[:8]}")
+        self._thread = threading.Thread(target=self._renew_until_ended, daemon=True, name=f"lease-{row.prefix[5:13]}")
         self._thread.start()
 
     def check(self) -> None:
         """Raise LeaseLostError unless this process still holds the newest epoch; asks the store."""
         with self._lock:  # between the renewing thread's two writes the row looks like another's
-            newest = _newest(self.store, self.key)
-            if newest is None or not self._is_mine(newest.name):
+            newest = self.row.newest()
+            if newest is None or newest.record.get("owner") != self.owner:
                 self._lost = True
         self.check_quickly()
 
     def check_quickly(self) -> None:
         """Raise LeaseLostError if the renewing thread found the lease taken; asks nobody."""
         if self._lost:
-            raise LeaseLostError(f"lost the lease on {self.key[:12]}: another process took the work over")
+            raise LeaseLostError(f"lost the lease {self.row.prefix}: another process took the work over")
 
     def give_back(self) -> None:
         self._ended.set()
@@ -65,26 +63,25 @@ class Lease:
         with self._lock:
             if not self._lost:
                 # the last epoch stays, because a late contender must not find the row empty and start a second one
-                _create(self.store, self.key, self._epoch + 1, None)
-                self.store.backend.delete(_name(self.key, self._epoch))
+                self.row.create(self._number + 1, _record(None))
+                self.row.forget_before(self._number + 1)
 
     def _renew_until_ended(self) -> None:
         while not self._ended.wait(RENEW_EVERY_SECONDS):
             with self._lock:
                 try:
-                    following = self._epoch + 1
-                    renewed = _create(self.store, self.key, following, self.owner)
+                    renewed = self.row.create(self._number + 1, _record(self.owner))
                     # a write that was tried again may have met itself
-                    if not renewed and not self._is_mine(_name(self.key, following)):
+                    if not renewed and not self._is_mine(self._number + 1):
                         self._lost = True
                         return
-                    self._epoch = following
-                    self.store.backend.delete(_name(self.key, following - 1))
+                    self._number += 1
+                    self.row.forget_before(self._number)
                 except Exception:
                     continue  # the store is away for a moment; the next beat or the check before the commit decides
 
-    def _is_mine(self, name: str) -> bool:
-        record = self.store.record(name)
+    def _is_mine(self, number: int) -> bool:
+        record = self.row.store.record(self.row.name(number))
         return record is not None and record.get("owner") == self.owner
 
 
@@ -93,31 +90,31 @@ def take(store: Store, key: str, still_wanted: Callable[[], bool], waiting: Call
 
     `waiting` is told once by whom the lease is held.
     """
+    row = Epochs(store, f"runs/{key}/lease")
     owner = uuid.uuid4().hex
     told = False
     while still_wanted():
-        newest = _newest(store, key)
-        holder = store.record(newest.name) if newest is not None else None
-        if newest is None or holder is None or _is_free(store, newest, holder):
-            epoch = _epoch(newest) + 1 if newest is not None else 1
-            if _create(store, key, epoch, owner):
-                if newest is not None:
-                    store.backend.delete(newest.name)
-                return Lease(store, key, epoch, owner)
+        newest = row.newest()
+        if newest is None or _is_free(row, newest):
+            number = newest.number + 1 if newest is not None else 1
+            if row.create(number, _record(owner)):
+                row.forget_before(number)
+                return Lease(row, number, owner)
             continue
         if not told:
-            waiting(f"process {holder.get('pid')} on {holder.get('host')}")
+            waiting(f"process {newest.record.get('pid')} on {newest.record.get('host')}")
             told = True
         time.sleep(POLL_SECONDS)
     return None
 
 
-def _is_free(store: Store, newest: Entry, holder: dict[str, Any]) -> bool:
+def _is_free(row: Epochs, newest: Epoch) -> bool:
+    holder = newest.record
     if holder.get("owner") is None:
         return True
     if holder.get("host") == socket.gethostname() and not _is_alive(holder):
         return True
-    return store.backend.now() - newest.written > timedelta(seconds=SECONDS_TO_LIVE)
+    return row.age(newest) > timedelta(seconds=SECONDS_TO_LIVE)
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:
@@ -127,23 +124,10 @@ def _is_alive(holder: dict[str, Any]) -> bool:
         return False
 
 
-def _create(store: Store, key: str, epoch: int, owner: str | None) -> bool:
-    record = {
+def _record(owner: str | None) -> dict[str, Any]:
+    return {
         "owner": owner,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
     }
-    return store.backend.create(_name(key, epoch), json.dumps(record).encode())
-
-
-def _name(key: str, epoch: int) -> str:
-    return f"runs/{key}/lease/{epoch:09d}"
-
-
-def _epoch(entry: Entry) -> int:
-    return int(entry.name.rsplit("/", 1)[1])
-
-
-def _newest(store: Store, key: str) -> Entry | None:
-    return max(store.backend.entries(f"runs/{key}/lease/"), key=_epoch, default=None)

@@ -10,6 +10,7 @@ import hashlib
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
@@ -28,9 +30,15 @@ ABSENT = ("404", "NoSuchKey", "NotFound")
 LOST_RACE = ("412", "PreconditionFailed")
 # AWS and some servers answer 409 while another conditional write of the same key is under way
 IN_FLIGHT = ("409", "ConditionalRequestConflict")
+# what one copy request may hold (S3's own limit is 5 GiB), and the parts a larger object is copied in
+COPY_LIMIT = 5 << 30
+COPY_PARTS = TransferConfig(multipart_threshold=COPY_LIMIT, multipart_chunksize=1 << 30)
+UPLOAD = "?uploadId="
 
 
 class S3Backend:
+    """A bucket, or a part of one. `requests` counts what this process asked of it, by operation."""
+
     def __init__(self, bucket: str, prefix: str) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
@@ -46,9 +54,14 @@ class S3Backend:
                 max_pool_connections=32,
             ),
         )
+        self.requests: Counter[str] = Counter()
+        self.client.meta.events.register("before-send.s3", self._count)
         cache = Path(os.environ.get("LLMCORE_CACHE", Path.home() / ".cache" / "llmcore"))
         endpoint = hashlib.sha256(str(self.client.meta.endpoint_url).encode()).hexdigest()[:12]
         self.cache = cache / endpoint / bucket
+
+    def _count(self, event_name: str, **_: Any) -> None:
+        self.requests[event_name.rsplit(".", 1)[1]] += 1
 
     def check(self) -> None:
         """UsageError if the bucket does not answer."""
@@ -150,6 +163,41 @@ class S3Backend:
         with self._errors(f"delete {name} in"):
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
         (self.cache / (self.prefix + name)).unlink(missing_ok=True)
+
+    def renew(self, name: str) -> bool:
+        key = self.prefix + name
+        itself = {"Bucket": self.bucket, "Key": key}
+        with self._errors(f"renew {name} in"):
+            try:
+                head = self.client.head_object(**itself)
+                if head["ContentLength"] <= COPY_LIMIT:
+                    # S3 refuses to copy an object onto itself unless something about it is replaced
+                    self.client.copy_object(**itself, CopySource=itself, MetadataDirective="REPLACE")
+                else:
+                    self.client.copy(itself, self.bucket, key, Config=COPY_PARTS)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ABSENT:
+                    return False
+                raise
+        return True
+
+    def unfinished(self) -> Iterator[Entry]:
+        with self._errors("list the uploads to"):
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=self.prefix
+            ):
+                for item in page.get("Uploads", ()):
+                    name = item["Key"].removeprefix(self.prefix) + UPLOAD + item["UploadId"]
+                    yield Entry(name, 0, item["Initiated"].astimezone(UTC))
+
+    def abandon(self, entry: Entry) -> None:
+        name, _, upload = entry.name.rpartition(UPLOAD)
+        with self._errors(f"abandon an upload of {name} to"):
+            try:
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=self.prefix + name, UploadId=upload)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in (*ABSENT, "NoSuchUpload"):
+                    raise
 
     def now(self) -> datetime:
         with self._errors("ask the time of"):

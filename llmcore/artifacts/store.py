@@ -6,21 +6,27 @@
     refs/<name>.json                  the only mutable records
     runs/<key>/…                      scratch and leases of a run under way
 
-A store is a URI: `file:///folder` or `s3://bucket/prefix`. Both backends offer the same eight operations.
+A store is a URI: `file:///folder` or `s3://bucket/prefix`. Both backends offer the same operations.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from llmcore.artifacts.backends import Backend, FileBackend
 from llmcore.artifacts.keys import file_digest
 from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
+
+TRANSFERS = 16  # blobs on their way at a time; each waits for its answer most of the time
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 
 
 class Store:
@@ -34,13 +40,20 @@ class Store:
     # blobs
 
     def put_blob(self, path: Path, suffix: str = "") -> str:
-        """Store a file's bytes under their SHA-256 and return it; a blob that is there already is not written again."""
+        """Store a file's bytes under their SHA-256 and return it.
+
+        A blob that is there already is not written again but renewed, so that it counts as written by this run.
+        """
         digest = file_digest(path)
         name = blob_name(digest, suffix)
         present = self.backend.entry(name)
-        if present is None or present.bytes != path.stat().st_size:
+        if present is None or present.bytes != path.stat().st_size or not self.backend.renew(name):
             self.backend.upload(name, path)
         return digest
+
+    def put_blobs(self, files: Iterable[tuple[Path, str]]) -> list[str]:
+        """`put_blob` of several (path, suffix), TRANSFERS at a time; their digests in the order given."""
+        return _at_once(lambda file: self.put_blob(*file), files)
 
     def fetch_blob(self, digest: str, suffix: str = "", label: str = "") -> Path:
         """A local, read-only path of the blob, its bytes verified against its name.
@@ -62,6 +75,10 @@ class Store:
                 )
             self._verified.add(seen)
         return path
+
+    def fetch_blobs(self, wanted: Iterable[tuple[str, str, str]]) -> list[Path]:
+        """`fetch_blob` of several (digest, suffix, label), TRANSFERS at a time; their paths in the order given."""
+        return _at_once(lambda blob: self.fetch_blob(*blob), wanted)
 
     def blob_is_sound(self, digest: str, suffix: str = "") -> bool:
         """Whether the stored bytes, read afresh, hash to their name."""
@@ -100,6 +117,20 @@ class Store:
             found = self.record(entry.name)
             if found is not None:
                 yield entry.name.removeprefix("refs/").removesuffix(".json"), found
+
+
+def _at_once(transfer: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
+    """The first error ends it: what was not begun by then is left."""
+    todo = list(items)
+    if len(todo) < 2:
+        return [transfer(item) for item in todo]
+    with ThreadPoolExecutor(min(TRANSFERS, len(todo)), thread_name_prefix="transfer") as pool:
+        waiting = [pool.submit(transfer, item) for item in todo]
+        try:
+            return [future.result() for future in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _pretty(record: Mapping[str, Any]) -> bytes:

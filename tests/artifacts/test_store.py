@@ -6,23 +6,32 @@ import hashlib
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
 from llmcore.artifacts import lease
+from llmcore.artifacts.backends import FileBackend
+from llmcore.artifacts.epochs import Epochs
+from llmcore.artifacts.s3 import S3Backend
 from llmcore.artifacts.store import Store, blob_name, open_store
 from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
 from tests import s3_server
-from tests.prefect_server import free_port
+from tests.prefect_server import free_port, wait_for
 
 
 def file_of(folder: Path, data: bytes) -> Path:
     path = folder / hashlib.sha256(data).hexdigest()[:12]
     path.write_bytes(data)
     return path
+
+
+def written(store: Store, name: str) -> datetime:
+    entry = store.backend.entry(name)
+    assert entry is not None
+    return entry.written
 
 
 @pytest.mark.parametrize("size", [0, 1, 20 << 20], ids=["empty", "byte", "multipart"])
@@ -34,13 +43,74 @@ def test_a_blob_comes_back_as_it_went(store: Store, tmp_path: Path, size: int) -
     assert store.blob_is_sound(digest, ".parquet")
 
 
-def test_a_blob_is_written_once(store: Store, tmp_path: Path) -> None:
+def test_a_blob_that_is_found_is_renewed_and_not_written_again(store: Store, tmp_path: Path) -> None:
     path = file_of(tmp_path, b"the same bytes")
     name = blob_name(store.put_blob(path))
-    first = store.backend.entry(name)
-    store.backend.replace("later", b"")
-    store.put_blob(path)
-    assert first is not None and store.backend.entry(name) == first
+    before = written(store, name)
+    wait_for(lambda: store.backend.now() > before, "the next tick of the store's clock")
+    if isinstance(store.backend, S3Backend):
+        store.backend.requests.clear()
+        store.put_blob(path)
+        assert store.backend.requests["PutObject"] == 0
+    else:
+        file = store.backend.local(name)
+        assert file is not None
+        inode = file.stat().st_ino
+        store.put_blob(path)
+        assert file.stat().st_ino == inode
+    assert written(store, name) > before
+    assert store.fetch_blob(store.put_blob(path)).read_bytes() == b"the same bytes"
+
+
+def test_what_is_gone_cannot_be_renewed(store: Store, tmp_path: Path) -> None:
+    assert not store.backend.renew("blobs/sha256/ab/abcd")
+    store.backend.replace("a b/é", b"1")
+    assert store.backend.renew("a b/é") and store.backend.read("a b/é") == b"1"
+
+
+def test_many_blobs_go_and_come_at_once_in_the_order_given(store: Store, tmp_path: Path) -> None:
+    files = [file_of(tmp_path, f"blob {number % 30}".encode()) for number in range(40)]
+    digests = store.put_blobs([(path, ".txt") for path in files])
+    assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    paths = store.fetch_blobs([(digest, ".txt", "") for digest in digests])
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in files]
+    with pytest.raises(CorruptBlobError, match="shard 7"):
+        store.fetch_blobs([(digest, ".txt", "") for digest in digests] + [("0" * 64, ".txt", "shard 7")])
+    assert store.put_blobs([]) == [] and store.fetch_blobs([]) == []
+
+
+def test_an_upload_broken_off_is_listed_and_can_be_abandoned(store: Store) -> None:
+    store.backend.replace("whole", b"1")
+    assert list(store.backend.unfinished()) == []
+    if isinstance(store.backend, S3Backend):
+        begun = store.backend.client.create_multipart_upload(
+            Bucket=store.backend.bucket, Key=f"{store.backend.prefix}blobs/x y"
+        )
+        assert begun["UploadId"]
+    else:
+        assert isinstance(store.backend, FileBackend)
+        (store.backend.root / "blobs").mkdir()
+        (store.backend.root / "blobs" / ".aside-x").write_bytes(b"half")
+    (found,) = store.backend.unfinished()
+    assert found.name.startswith("blobs/") and found.written <= store.backend.now()
+    assert [entry.name for entry in store.backend.entries("")] == ["whole"]
+    assert list(open_store(f"{store.uri}-beside").backend.unfinished()) == []
+    store.backend.abandon(found)
+    store.backend.abandon(found)
+    assert list(store.backend.unfinished()) == [] and store.backend.read("whole") == b"1"
+
+
+def test_a_row_of_epochs_moves_on_by_one_hand_at_a_time(store: Store) -> None:
+    row = Epochs(store, "heads/tiny")
+    assert row.newest() is None
+    assert row.create(1, {"by": "a"}) and not row.create(1, {"by": "b"})
+    assert row.create(2, {"by": "b"})
+    newest = row.newest()
+    assert newest is not None and (newest.number, newest.record) == (2, {"by": "b"})
+    assert newest.entry.name == "heads/tiny/000000002" and abs(row.age(newest)) < timedelta(seconds=10)
+    row.forget_before(2)
+    assert row.newest() == newest and store.record("heads/tiny/000000001") is None
+    assert Epochs(store, "heads/ti").newest() is None
 
 
 def test_a_half_written_blob_is_written_again(store: Store, tmp_path: Path) -> None:
