@@ -9,11 +9,19 @@ from prefect.logging import get_run_logger
 from flows.quiet import until_recorded
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
-from llmcore.errors import UsageError
+from llmcore.errors import LlmcoreError, UsageError
 from llmcore.planning.chain import Chain
 from llmcore.planning.config import PipelineConfig
 from tasks.present import present
 from tasks.stages import executor
+
+
+def step_with(chain: Chain, role: str) -> str:
+    """Name of the last step whose stage has this role; LlmcoreError if the chain has none."""
+    for step in reversed(chain.steps.values()):
+        if step.stage.role == role:
+            return step.name
+    raise LlmcoreError(f"the chain has no step with the role {role!r}; there are {', '.join(chain.steps)}")
 
 
 def run_chain(

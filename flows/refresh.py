@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.chain import run_chain
+from flows.chain import run_chain, step_with
+from flows.start import say_dataset, start
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
 from llmcore.planning.chain import build
@@ -26,7 +27,12 @@ def refresh(config: PipelineConfig = quickstart()) -> dict[str, ArtifactRef]:  #
     store = open_store(config.store)
     when = flow_run.scheduled_start_time or datetime.now(UTC)
     chain = build(config, previous=head_of(store, config.name), label=when.isoformat(timespec="microseconds"))
-    done = run_chain(chain, config, until="pack")
+    done = run_chain(chain, config, until=step_with(chain, "plan"))
     remember_dataset(store, config.name, done)
     show_refresh(store, config.name, done)
     return done
+
+
+def run(config: PipelineConfig) -> None:
+    """What `llmcore refresh` calls."""
+    say_dataset(start(refresh, lambda store: build(config, previous=head_of(store, config.name)), config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.chain import run_chain
+from flows.start import say_model, start
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
 from llmcore.planning.chain import build
@@ -13,9 +14,23 @@ from llmcore.planning.heads import head_of, remember_model
 
 
 @flow(persist_result=False)
-def release(config: PipelineConfig = quickstart()) -> dict[str, ArtifactRef]:  # noqa: B008 - the form shows it
-    """Publish the model of `datasets/NAME` under its name."""
+def release(
+    config: PipelineConfig = quickstart(),  # noqa: B008 - the form shows it
+    resume: str | None = None,
+) -> dict[str, ArtifactRef]:
+    """Publish the model of `datasets/NAME` under its name.
+
+    Args:
+        config: what to build; the default is the embedded quickstart.
+        resume: key of a training of another recipe, from whose checkpoint this one goes on.
+    """
     store = open_store(config.store)
     done = run_chain(build(config, snapshot=head_of(store, config.name)), config)
     remember_model(store, config.name, done)
     return done
+
+
+def run(config: PipelineConfig, resume: str | None) -> None:
+    """What `llmcore release` calls."""
+    made = start(release, lambda store: build(config, snapshot=head_of(store, config.name)), config, resume=resume)
+    say_model(made)

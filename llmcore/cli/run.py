@@ -1,0 +1,93 @@
+"""Commands that make something, or say what would be made: run, plan, dataset, refresh, pretrain, release."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Annotated, Any
+
+import typer
+
+from llmcore.cli.options import ConfigArgument, JsonOption, StoreInsteadOption, settings
+from llmcore.cli.output import print_json, print_table
+from llmcore.errors import UsageError
+
+commands = typer.Typer()
+
+UntilOption = Annotated[str | None, typer.Option(help="stop after this stage")]
+ForceOption = Annotated[list[str] | None, typer.Option(help="run this stage again although its artifact exists")]
+ResetHeadOption = Annotated[
+    bool, typer.Option("--reset-head", help="begin the dataset anew although refreshes went on from it")
+]
+ResumeOption = Annotated[
+    str | None, typer.Option(metavar="KEY", help="train on from the checkpoint of this training, whose recipe differs")
+]
+
+
+@commands.command()
+def run(
+    config: ConfigArgument = None,
+    until: UntilOption = None,
+    force: ForceOption = None,
+    reset_head: ResetHeadOption = False,
+    resume: ResumeOption = None,
+    store: StoreInsteadOption = None,
+) -> None:
+    """Sources in, published model out; the last line names the model."""
+    asked = settings(config, store)
+    _flow("pipeline")(asked, until=until, force=tuple(force or ()), reset_head=reset_head, resume=resume)
+
+
+@commands.command()
+def plan(
+    config: ConfigArgument = None,
+    store: StoreInsteadOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say stage by stage what is cached, what would run and why, and what the training costs."""
+    from llmcore.artifacts.store import open_store
+    from llmcore.planning.chain import build
+    from llmcore.planning.cost import training_cost
+    from llmcore.planning.plan import plan_chain
+
+    asked = settings(config, store)
+    opened = open_store(asked.store)
+    rows = [row.plain() for row in plan_chain(opened, build(asked))]
+    cost = training_cost(opened, asked)
+    if as_json:
+        print_json({"steps": rows, "training": cost})
+        return
+    print_table(["step", "state", "why"], rows)
+    print_table(["training", "value"], [{"training": name, "value": value} for name, value in cost.items()])
+
+
+@commands.command()
+def dataset(
+    config: ConfigArgument = None, reset_head: ResetHeadOption = False, store: StoreInsteadOption = None
+) -> None:
+    """Sources in, packed tokens out: what a training reads, without the training."""
+    _flow("dataset")(settings(config, store), reset_head=reset_head)
+
+
+@commands.command()
+def refresh(config: ConfigArgument = None, store: StoreInsteadOption = None) -> None:
+    """Fetch what is new or changed outside since the dataset's last snapshot, and bring the dataset up to date."""
+    _flow("refresh")(settings(config, store))
+
+
+@commands.command()
+def pretrain(config: ConfigArgument = None, resume: ResumeOption = None, store: StoreInsteadOption = None) -> None:
+    """Train and evaluate a model on the dataset as refreshed; nothing is fetched and nothing is published."""
+    _flow("pretrain")(settings(config, store), resume=resume)
+
+
+@commands.command()
+def release(config: ConfigArgument = None, resume: ResumeOption = None, store: StoreInsteadOption = None) -> None:
+    """Train (or find the trained model), quantise and publish the dataset's model as refreshed."""
+    _flow("release")(settings(config, store), resume=resume)
+
+
+def _flow(name: str) -> Any:
+    found = {point.name: point for point in entry_points(group="llmcore.flows")}
+    if name not in found:
+        raise UsageError(f"no flow {name!r} is installed under llmcore.flows; reinstall llmcore with its flows")
+    return found[name].load()

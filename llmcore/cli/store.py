@@ -1,0 +1,65 @@
+"""Commands about a store and the machine it is reached from: export, gc, doctor."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmcore.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from llmcore.cli.output import print_json, print_table
+from llmcore.errors import LlmcoreError
+
+commands = typer.Typer()
+
+
+@commands.command()
+def export(ref: str, folder: Path, store: StoreOption = DEFAULT_STORE) -> None:
+    """Write an artifact as ordinary files; a model as the folder that transformers, vLLM and llama.cpp load."""
+    from llmcore.artifacts.export import export_files
+    from llmcore.artifacts.manifest import resolve_ref
+    from llmcore.artifacts.store import open_store
+
+    opened = open_store(store)
+    export_files(opened, resolve_ref(opened, ref), folder)
+    print(folder)
+
+
+@commands.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="delete; without it only show")] = False,
+    older_than: Annotated[float, typer.Option(min=0, help="hours; younger objects may belong to a run under way")] = 24,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show (and with --yes delete) what no ref reaches."""
+    from llmcore.artifacts.gc import garbage
+    from llmcore.artifacts.store import open_store
+
+    opened = open_store(store)
+    found = garbage(opened, timedelta(hours=older_than))
+    total = sum(entry.bytes for entry in found)
+    rows = [{"name": entry.name, "bytes": entry.bytes} for entry in found]
+    if as_json:
+        print_json({"deleted": yes, "bytes": total, "objects": rows})
+    else:
+        print_table(["name", "bytes"], rows)
+    if yes:
+        for entry in found:
+            opened.backend.delete(entry.name)
+    if not as_json:
+        verb = "deleted" if yes else "unreachable (delete with --yes)"
+        print(f"{len(found)} objects, {total / 1e6:.1f} MB {verb}")
+
+
+@commands.command()
+def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Say what this machine can do."""
+    from llmcore.planning.doctor import examine
+
+    rows = [finding.plain() for finding in examine(store)]
+    print_json(rows) if as_json else print_table(["what", "state", "detail"], rows)
+    if any(row["state"] == "broken" for row in rows):
+        raise LlmcoreError("something this machine needs is broken; see the table")
