@@ -8,6 +8,7 @@ from prefect.logging import get_run_logger
 
 from flows.quiet import until_recorded
 from llmcore.artifacts.manifest import ArtifactRef
+from llmcore.artifacts.roots import RunRoot
 from llmcore.artifacts.store import open_store
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.planning.chain import Chain
@@ -25,11 +26,13 @@ def step_with(chain: Chain, role: str) -> str:
 
 
 def run_chain(
-    chain: Chain, config: PipelineConfig, until: str | None = None, force: Iterable[str] = ()
+    chain: Chain, config: PipelineConfig, root: RunRoot, until: str | None = None, force: Iterable[str] = ()
 ) -> dict[str, ArtifactRef]:
     """Make or find the artifact of every step up to `until`; returns step name -> reference, the pinned ones too."""
     store = open_store(config.store)
     done = dict(chain.pinned)
+    for name, ref in done.items():
+        root.hold(name, ref)
     forced = set(force)
     unknown = forced - {name for step in chain.steps.values() for name in (step.name, step.stage.name)}
     if unknown:
@@ -37,7 +40,7 @@ def run_chain(
     log = get_run_logger()
     last = ""
     try:
-        with executor(store, config.execution) as work:
+        with executor(store, config.execution, root) as work:
             for step in chain.until(until):
                 if step.name in done:
                     continue

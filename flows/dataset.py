@@ -6,11 +6,11 @@ from prefect import flow
 
 from flows.chain import run_chain, step_with
 from flows.start import say_dataset, start
+from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
-from llmcore.planning.chain import build
 from llmcore.planning.config import PipelineConfig, quickstart
-from llmcore.planning.heads import remember_dataset
+from llmcore.planning.heads import chain_on_head, remember_dataset
 
 
 @flow(persist_result=False)
@@ -24,12 +24,16 @@ def dataset(
         config: what to build; the default is the embedded quickstart.
         reset_head: begin the dataset anew although refreshes went on from it.
     """
-    chain = build(config)
-    done = run_chain(chain, config, until=step_with(chain, "plan"))
-    remember_dataset(open_store(config.store), config.name, done)
+    store = open_store(config.store)
+    with roots.run(store) as root:
+        chain, head = chain_on_head(store, config, reset_head)
+        done = run_chain(chain, config, root, until=step_with(chain, "plan"))
+        remember_dataset(store, config.name, done, head, reset_head)
     return done
 
 
 def run(config: PipelineConfig, reset_head: bool) -> None:
     """What `llmcore dataset` calls."""
-    say_dataset(start(dataset, lambda store: build(config), config, reset_head=reset_head))
+    say_dataset(
+        start(dataset, lambda store: chain_on_head(store, config, reset_head)[0], config, reset_head=reset_head)
+    )

@@ -6,11 +6,11 @@ from prefect import flow
 
 from flows.chain import run_chain
 from flows.start import say_model, start
+from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
-from llmcore.planning.chain import build
 from llmcore.planning.config import PipelineConfig, quickstart
-from llmcore.planning.heads import remember_dataset, remember_model
+from llmcore.planning.heads import chain_on_head, remember_dataset, remember_model
 
 
 @flow(persist_result=False)
@@ -30,10 +30,12 @@ def pipeline(
         reset_head: begin the dataset anew although refreshes went on from it.
         resume: key of a training of another recipe, from whose checkpoint this one goes on.
     """
-    done = run_chain(build(config), config, until, force)
     store = open_store(config.store)
-    remember_dataset(store, config.name, done)
-    remember_model(store, config.name, done)
+    with roots.run(store) as root:
+        chain, head = chain_on_head(store, config, reset_head)
+        done = run_chain(chain, config, root, until, force)
+        remember_dataset(store, config.name, done, head, reset_head)
+        remember_model(store, config.name, done)
     return done
 
 
@@ -42,7 +44,7 @@ def run(
 ) -> None:
     """What `llmcore run` calls."""
     given = {"force": force, "reset_head": reset_head, "resume": resume}
-    made = start(pipeline, lambda store: build(config), config, until, **given)
+    made = start(pipeline, lambda store: chain_on_head(store, config, reset_head)[0], config, until, **given)
     if until is None:
         say_model(made)
     else:

@@ -6,11 +6,11 @@ from prefect import flow
 
 from flows.chain import run_chain, step_with
 from flows.start import say_evaluation, start
+from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
-from llmcore.planning.chain import build
 from llmcore.planning.config import PipelineConfig, quickstart
-from llmcore.planning.heads import head_of
+from llmcore.planning.heads import chain_of_head
 
 
 @flow(persist_result=False)
@@ -24,11 +24,13 @@ def pretrain(
         config: what to build; the default is the embedded quickstart.
         resume: key of a training of another recipe, from whose checkpoint this one goes on.
     """
-    chain = build(config, snapshot=head_of(open_store(config.store), config.name))
-    return run_chain(chain, config, until=step_with(chain, "evaluation"))
+    store = open_store(config.store)
+    with roots.run(store) as root:
+        chain, _ = chain_of_head(store, config)
+        return run_chain(chain, config, root, until=step_with(chain, "evaluation"))
 
 
 def run(config: PipelineConfig, resume: str | None) -> None:
     """What `llmcore pretrain` calls."""
-    made = start(pretrain, lambda store: build(config, snapshot=head_of(store, config.name)), config, resume=resume)
+    made = start(pretrain, lambda store: chain_of_head(store, config)[0], config, resume=resume)
     say_evaluation(made)

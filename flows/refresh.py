@@ -9,11 +9,11 @@ from prefect.runtime import flow_run
 
 from flows.chain import run_chain, step_with
 from flows.start import say_dataset, start
+from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
-from llmcore.planning.chain import build
 from llmcore.planning.config import PipelineConfig, quickstart
-from llmcore.planning.heads import head_of, remember_dataset
+from llmcore.planning.heads import chain_behind_head, remember_dataset
 from tasks.present import show_refresh
 
 
@@ -26,13 +26,14 @@ def refresh(config: PipelineConfig = quickstart()) -> dict[str, ArtifactRef]:  #
     """
     store = open_store(config.store)
     when = flow_run.scheduled_start_time or datetime.now(UTC)
-    chain = build(config, previous=head_of(store, config.name), label=when.isoformat(timespec="microseconds"))
-    done = run_chain(chain, config, until=step_with(chain, "plan"))
-    remember_dataset(store, config.name, done)
+    with roots.run(store) as root:
+        chain, head = chain_behind_head(store, config, when.isoformat(timespec="microseconds"))
+        done = run_chain(chain, config, root, until=step_with(chain, "plan"))
+        remember_dataset(store, config.name, done, head)
     show_refresh(store, config.name, done)
     return done
 
 
 def run(config: PipelineConfig) -> None:
     """What `llmcore refresh` calls."""
-    say_dataset(start(refresh, lambda store: build(config, previous=head_of(store, config.name)), config))
+    say_dataset(start(refresh, lambda store: chain_behind_head(store, config)[0], config))

@@ -6,11 +6,11 @@ from prefect import flow
 
 from flows.chain import run_chain
 from flows.start import say_model, start
+from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
-from llmcore.planning.chain import build
 from llmcore.planning.config import PipelineConfig, quickstart
-from llmcore.planning.heads import head_of, remember_model
+from llmcore.planning.heads import chain_of_head, remember_model
 
 
 @flow(persist_result=False)
@@ -25,12 +25,14 @@ def release(
         resume: key of a training of another recipe, from whose checkpoint this one goes on.
     """
     store = open_store(config.store)
-    done = run_chain(build(config, snapshot=head_of(store, config.name)), config)
-    remember_model(store, config.name, done)
+    with roots.run(store) as root:
+        chain, _ = chain_of_head(store, config)
+        done = run_chain(chain, config, root)
+        remember_model(store, config.name, done)
     return done
 
 
 def run(config: PipelineConfig, resume: str | None) -> None:
     """What `llmcore release` calls."""
-    made = start(release, lambda store: build(config, snapshot=head_of(store, config.name)), config, resume=resume)
+    made = start(release, lambda store: chain_of_head(store, config)[0], config, resume=resume)
     say_model(made)

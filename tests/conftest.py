@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmcore.artifacts import runner
+from llmcore.artifacts import jobs
 from llmcore.artifacts.store import Store, open_store
 from tests import s3_server
 from tests.prefect_server import prefect_server
@@ -36,7 +36,7 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         return
     settings: dict[str, str] = request.getfixturevalue(f"{request.param}_server")
     with s3_server.in_environment({**settings, "LLMCORE_CACHE": str(folder / "cache")}):
-        runner.stop_workers()  # they would still know the last server
+        jobs.stop_workers()  # they would still know the last server
         yield s3_server.make_bucket(f"stores-{uuid.uuid4().hex[:8]}")
 
 

@@ -38,6 +38,7 @@ class LocalRun:
     outside: Mapping[str, Any] = field(default_factory=dict)
     manifests: Sequence[Mapping[str, Any]] = ()
     inputs: Mapping[str, LocalFiles] = field(default_factory=dict)
+    generation: int = 0
 
     def __post_init__(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ class NumbersParams(Params):
 class KeepParams(Params):
     divisor: int = 2
     lose: bool = False
+    noise: bool = False
 
 
 class SumParams(Params):
@@ -41,6 +42,10 @@ def numbers(inputs: Mapping[str, Files], params: NumbersParams, run: Run) -> dic
 def keep(documents: pl.DataFrame, params: KeepParams) -> ShardResult:
     good = pl.col("id") % params.divisor == 0
     dropped = documents.filter(~good)
+    if params.noise:
+        return ShardResult(
+            {"kept": documents.with_columns(noise=pl.lit(os.urandom(8).hex())), "dropped": documents.head(0)}
+        )
     return ShardResult(
         {"kept": documents.filter(good), "dropped": dropped.head(0) if params.lose else dropped}, {"shards_seen": 1}
     )

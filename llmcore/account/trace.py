@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 
 import polars as pl
 
+from llmcore.artifacts.index import named_manifests
 from llmcore.artifacts.lineage import manifests_behind
-from llmcore.artifacts.manifest import Manifest, read_manifest
+from llmcore.artifacts.manifest import Manifest
 from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import Store
 from llmcore.training.loader import steps_of_windows
@@ -56,11 +57,7 @@ def trace(store: Store, url: str = "", doc: str = "", text: str = "") -> Iterato
 
 
 def _tops(store: Store) -> tuple[list[Manifest], list[tuple[str, Manifest]]]:
-    names = []
-    for name, ref in store.refs():
-        manifest = read_manifest(store, ref["stage"], ref["key"])
-        if manifest is not None:
-            names.append((name, manifest))
+    names = list(named_manifests(store))
     if names:
         return [manifest for _, manifest in names], names
     from llmcore.artifacts.manifest import manifests

@@ -29,7 +29,12 @@ class Entry:
 
 
 class Backend(Protocol):
-    """Where named objects lie."""
+    """Where named objects lie.
+
+    rewritten_bytes: an object of at most so many bytes is rather written again than asked for and renewed.
+    """
+
+    rewritten_bytes: int
 
     def read(self, name: str) -> bytes | None: ...
     def create(self, name: str, data: bytes) -> bool:
@@ -56,6 +61,8 @@ class Backend(Protocol):
 
 class FileBackend:
     """A folder. Objects are written aside, synced and linked or renamed into place; blobs are made read-only."""
+
+    rewritten_bytes = -1
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,56 +1,197 @@
-"""What no ref reaches: artifacts, memos, blobs, scratch and leases."""
+"""What no root reaches: artifacts, memos, blobs, scratch, leases, roots of ended runs, uploads broken off."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
+from llmcore.artifacts import lease as leases
+from llmcore.artifacts import roots, working
 from llmcore.artifacts.backends import Entry
-from llmcore.artifacts.lineage import manifests_behind
-from llmcore.artifacts.manifest import Manifest, manifest_name, read_manifest
+from llmcore.artifacts.manifest import (
+    Manifest,
+    manifest_entries,
+    manifest_name,
+    parse_name,
+    read_record,
+)
 from llmcore.artifacts.store import Store, blob_name, suffix_of
+from llmcore.errors import LlmcoreError
 
-# a run under way has blobs and memos that no manifest names yet
+# nothing younger goes, whatever reaches it: what a run that has ended or died has made is worth a second run
 YOUNGEST = timedelta(hours=24)
+CLOCK_STEP = timedelta(seconds=3)  # S3 tells times in whole seconds
+BATCH = 1000  # objects that are deleted between two looks at what is reachable
 
 
 def garbage(store: Store, older_than: timedelta = YOUNGEST) -> list[Entry]:
-    """Objects that no ref reaches and that were written more than `older_than` ago, in the order to delete them in.
+    """Objects that no root reaches and that were written more than `older_than` ago, in the order to delete them in.
 
-    What an artifact or memo of the last `older_than` names stays too, and the whole scratch of a run that wrote any.
+    While runs are under way, nothing goes that was written since the oldest of them began.
     Manifests go before the memos and blobs they name, so that an interrupted collection leaves no broken artifact.
+    Raises LlmcoreError for a ref that names an artifact which is not there: what it should keep is then unknown.
     """
-    tops: list[Manifest] = []
-    for _, ref in store.refs():
-        for place in (ref, *ref.get("fetched", {}).values()):
-            manifest = read_manifest(store, place["stage"], place["key"])
-            if manifest is not None:
-                tops.append(manifest)
-    last_moment = store.backend.now() - older_than
-    for entry in store.backend.entries("artifacts/"):
-        if entry.written > last_moment:
-            _, stage, key = entry.name.removesuffix(".json").split("/")
-            young = read_manifest(store, stage, key)
-            if young is not None:
-                tops.append(young)
-    kept = manifests_behind(store, tops)
-    reachable = {manifest_name(manifest.stage, manifest.key) for manifest in kept}
-    blobs = {blob_name(o.blob, suffix_of(name)) for manifest in kept for name, o in manifest.outputs.items()}
-    # a blob may be older than the memo that names it: the same bytes came out again
-    memos = [entry for entry in store.backend.entries("memo/") if entry.written > last_moment]
-    blobs |= {blob for entry in memos for blob in _blobs_of(store, entry)}
-    at_work = {entry.name.split("/")[1] for entry in store.backend.entries("runs/") if entry.written > last_moment}
-
-    def old(prefix: str) -> list[Entry]:
-        return [entry for entry in store.backend.entries(prefix) if entry.written <= last_moment]
-
-    return [
-        *(entry for entry in old("artifacts/") if entry.name not in reachable),
-        *(entry for entry in old("memo/") if not blobs.issuperset(_blobs_of(store, entry))),
-        *(entry for entry in old("runs/") if entry.name.split("/")[1] not in at_work),
-        *(entry for entry in old("blobs/") if entry.name not in blobs),
-    ]
+    return Survey(store, older_than).garbage()
 
 
-def _blobs_of(store: Store, memo: Entry) -> set[str]:
-    outputs = (store.record(memo.name) or {}).get("outputs", {})
-    return {blob_name(output["blob"], suffix_of(name)) for name, output in outputs.items()}
+def collect(store: Store, older_than: timedelta = YOUNGEST) -> Iterator[Entry]:
+    """Delete garbage, and say of each object that it is gone. LlmcoreError if another collection is at it.
+
+    What is reachable is asked again before each batch, with runs held up meanwhile, and each object is looked at once
+    more before it goes.
+    """
+    survey = Survey(store, older_than)
+    found = survey.garbage()
+    for start in range(0, len(found), BATCH):
+        batch = {entry.name for entry in found[start : start + BATCH]}
+        lease = leases.take(store, roots.COLLECTION, lambda: True, _somebody_collects)
+        if lease is None:
+            return
+        try:
+            still = [entry for entry in survey.garbage() if entry.name in batch]
+            yield from (entry for entry in store.each(still, survey.delete) if entry is not None)
+        finally:
+            lease.give_back()
+    for folder in working.abandoned():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _somebody_collects(holder: str) -> None:
+    raise LlmcoreError(f"another collection is under way: {holder}; wait for its end")
+
+
+@dataclass
+class Survey:
+    """A look at the store; what manifests and memos say is remembered for the next look."""
+
+    store: Store
+    older_than: timedelta
+    _manifests: dict[str, tuple[datetime | None, Manifest]] = field(default_factory=dict)
+    _written: dict[str, datetime] = field(default_factory=dict)
+    _unfinished: set[str] = field(default_factory=set)
+    _memos: dict[str, set[str]] = field(default_factory=dict)
+
+    def garbage(self) -> list[Entry]:
+        store = self.store
+        running = list(roots.runs(store))
+        last_moment = store.backend.now() - self.older_than
+        last_moment = min([last_moment, *(run.began - CLOCK_STEP for run in running if run.alive)])
+
+        # the manifests first: whatever is committed while this goes on is younger than what is listed
+        recorded = list(manifest_entries(store))
+        self._written = {entry.name: entry.written for entry in recorded}
+        memos = list(store.backend.entries("memo/"))
+        kept = self._reachable(running, recorded, last_moment)
+        names = set(kept)
+        for manifest in list(kept.values()):  # with an edition stays what others find it by
+            first = manifest_name(manifest.stage, manifest.key)
+            names.add(first)
+            found = self._manifest(first)
+            if found is not None:
+                kept[first] = found
+        blobs = {blob_name(o.blob, suffix_of(name)) for m in kept.values() for name, o in m.outputs.items()}
+        blobs |= {blob_name(m.listing, ".parquet") for m in kept.values() if m.listing}
+
+        claims = [run.claim for run in running if run.alive and run.claim]
+        wanted = tuple(f"{claim['memos']}/" for claim in claims if claim["memos"])
+        self._read_memos(memos)
+        live = [memo for memo in memos if memo.written > last_moment or (wanted and memo.name.startswith(wanted))]
+        blobs |= {blob for memo in live for blob in self._memos[memo.name]}
+        staying = {memo.name for memo in live}
+
+        scratch = list(store.backend.entries("runs/"))
+        at_work = {entry.name.split("/")[1] for entry in scratch if entry.written > last_moment}
+        at_work |= {claim["artifact"] for claim in claims} | {roots.COLLECTION}
+        at_work |= {
+            key for key in {entry.name.split("/")[1] for entry in scratch} - at_work if leases.holder(store, key)
+        }
+        over = {run.name for run in running if not run.alive and run.epoch.entry.written <= last_moment}
+
+        def old(prefix: str) -> list[Entry]:
+            return [entry for entry in store.backend.entries(prefix) if entry.written <= last_moment]
+
+        return [
+            *(entry for entry in recorded if entry.written <= last_moment and entry.name not in names),
+            *(memo for memo in memos if memo.name not in staying and not blobs.issuperset(self._memos[memo.name])),
+            *(entry for entry in scratch if entry.name.split("/")[1] not in at_work),
+            *(entry for entry in old("blobs/") if entry.name not in blobs),
+            *(entry for entry in store.backend.entries(f"{roots.RUNS}/") if entry.name.split("/")[2] in over),
+            *self._broken_off(last_moment),
+        ]
+
+    def delete(self, entry: Entry) -> Entry | None:
+        """Delete what `garbage` named, unless it was renewed since; None then."""
+        if entry.name in self._unfinished:
+            self.store.backend.abandon(entry)
+            return entry
+        now = self.store.backend.entry(entry.name)
+        if now is None or now.written != entry.written:
+            return None
+        self.store.backend.delete(entry.name)
+        return entry
+
+    def _broken_off(self, last_moment: datetime) -> list[Entry]:
+        found = [entry for entry in self.store.backend.unfinished() if entry.written <= last_moment]
+        self._unfinished |= {entry.name for entry in found}
+        return found
+
+    def _reachable(
+        self, running: list[roots.KnownRun], recorded: list[Entry], last_moment: datetime
+    ) -> dict[str, Manifest]:
+        """Every manifest that stays, by the name of its record."""
+        kept: dict[str, Manifest] = {}
+        for ref in roots.refs(self.store):
+            for edge in roots.edges_in(ref.record):
+                self._keep(kept, edge, f"ref {ref.name!r}")
+        for run in running:
+            if run.alive or run.epoch.entry.written > last_moment:
+                for edge in roots.edges_in(run.epoch.record["holds"]):
+                    self._keep(kept, edge, "" if not run.alive else f"a run on {run.epoch.record['owner']['host']}")
+        claims = {(run.claim["of"], run.claim["artifact"]) for run in running if run.alive and run.claim}
+        for entry in recorded:
+            if entry.written > last_moment or parse_name(entry.name)[:2] in claims:
+                manifest = self._manifest(entry.name)
+                if manifest is not None:
+                    self._keep(kept, manifest.edge(), "")
+        return kept
+
+    def _keep(self, kept: dict[str, Manifest], edge: Mapping[str, str], root: str) -> None:
+        """Add an artifact and all behind it. root: who must find it, or LlmcoreError; "": whoever does need not."""
+        waiting = [edge]
+        while waiting:
+            place = waiting.pop()
+            stage, key, seal = place["stage"], place["key"], place.get("seal", "")
+            first = manifest_name(stage, key)
+            manifest = self._manifest(first)
+            name = first
+            if manifest is None or seal not in ("", manifest.seal):
+                name = manifest_name(stage, key, seal) if seal else first
+                manifest = self._manifest(name)
+            if manifest is None:
+                if root:
+                    raise LlmcoreError(
+                        f"{root} needs {stage}/{key[:12]}, which is not in {self.store.uri}: nothing was collected; "
+                        "run its pipeline again, or drop the ref with `llmcore gc --forget NAME`"
+                    )
+                continue
+            if name not in kept:
+                kept[name] = manifest
+                waiting += [edge for edges in manifest.inputs.values() for edge in edges]
+
+    def _manifest(self, name: str) -> Manifest | None:
+        written = self._written.get(name)
+        known = self._manifests.get(name)
+        if known is None or written is None or known[0] != written:
+            found = read_record(self.store, name)
+            if found is None:
+                return None
+            known = self._manifests[name] = (written, found)
+        return known[1]
+
+    def _read_memos(self, memos: list[Entry]) -> None:
+        new = [memo.name for memo in memos if memo.name not in self._memos]
+        for name, record in zip(new, self.store.each(new, self.store.record), strict=True):
+            outputs = (record or {}).get("outputs", {})
+            self._memos[name] = {blob_name(output["blob"], suffix_of(file)) for file, output in outputs.items()}

@@ -108,6 +108,15 @@ def take(store: Store, key: str, still_wanted: Callable[[], bool], waiting: Call
     return None
 
 
+def holder(store: Store, key: str) -> str | None:
+    """Who holds the lease of `key` now; None if it is free."""
+    row = Epochs(store, f"runs/{key}/lease")
+    newest = row.newest()
+    if newest is None or _is_free(row, newest):
+        return None
+    return f"process {newest.record.get('pid')} on {newest.record.get('host')}"
+
+
 def _is_free(row: Epochs, newest: Epoch) -> bool:
     holder = newest.record
     if holder.get("owner") is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from llmcore.artifacts.keys import key_of
-from llmcore.artifacts.manifest import ArtifactRef, Manifest, Output, manifest_of, outputs_digest
+from llmcore.artifacts.manifest import NOTHING, ArtifactRef, Manifest, Output, manifest_of, outputs_digest
 from llmcore.artifacts.shards import generation_of, shard_order
 from llmcore.artifacts.stage import Stage
 from llmcore.artifacts.store import Store, suffix_of
@@ -40,6 +41,7 @@ class Step:
     """One stage at its place in a chain.
 
     outside: where the outside world lies today; it never enters a key.
+    generation: number of the first generation of shards that a fetching step makes; it enters the key unless it is 0.
     label:   put behind the generation in the names of the shards that this step makes from raw files
              ("g000.warc.gz" -> "g000-httpd-00000.parquet"), so that the shards of several sources can lie side by side.
     """
@@ -50,6 +52,7 @@ class Step:
     inputs: Mapping[str, From] = field(default_factory=dict)
     outside: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    generation: int = 0
 
 
 class StoreFiles:
@@ -87,27 +90,105 @@ def read_table(path: Path, name: str) -> pl.DataFrame:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a role takes of one artifact: the files below a folder ("" = all), of one generation (None = of all)."""
+
+    label: str
+    manifest: Manifest
+    folder: str
+    generation: int | None
+
+    @property
+    def digest(self) -> str:
+        """Digest of these files under their own names, from the manifest's totals where they say it."""
+        if not self.folder and self.generation is None:
+            return self.manifest.digest
+        top, _, below = self.folder.partition("/")
+        if not top or below:
+            return outputs_digest(self.outputs)
+        found = self.manifest.folders.get(top)
+        if found is None:
+            return NOTHING
+        return found.digest if self.generation is None else found.generations.get(str(self.generation), NOTHING)
+
+    @property
+    def outputs(self) -> dict[str, Output]:
+        return {
+            name: output
+            for name, output in self.manifest.outputs.items()
+            if name.startswith(self.folder) and (self.generation is None or generation_of(name) == self.generation)
+        }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files of one role. Its digest is known without a look at each of them."""
+
+    step: str
+    role: str
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        (first, *more) = self.parts
+        if not more and not first.label:
+            return first.digest
+        return key_of([[part.label, part.digest] for part in self.parts])
+
+    @cached_property
+    def outputs(self) -> Mapping[str, Output]:
+        """Name -> file. LlmcoreError if two of the artifacts have one of the same name."""
+        chosen: dict[str, Output] = {}
+        for part in self.parts:
+            for name, output in part.outputs.items():
+                label = f"{part.label}/{name}" if part.label else name
+                if label in chosen:
+                    raise LlmcoreError(f"{self.step}: two inputs of role {self.role!r} have a file {label!r}")
+                chosen[label] = output
+        return chosen
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A step with its inputs resolved: everything that decides what comes out, and hence its key."""
 
     step: Step
-    sources: Mapping[str, tuple[Manifest, ...]]
-    files: Mapping[str, Mapping[str, Output]]
+    inputs: Mapping[str, Selection]
 
     @property
     def stage(self) -> Stage:
         return self.step.stage
 
     @property
-    def identity(self) -> dict[str, Any]:
-        return {
-            "stage": self.stage.name,
-            "version": self.stage.version,
-            "params": plain_params(self.step.params),
-            "inputs": {role: outputs_digest(outputs) for role, outputs in self.files.items()},
-        }
+    def sources(self) -> dict[str, tuple[Manifest, ...]]:
+        """Role -> the artifacts that it takes files of."""
+        return {role: tuple(part.manifest for part in selection.parts) for role, selection in self.inputs.items()}
 
-    @property
+    @cached_property
+    def edges(self) -> dict[str, tuple[dict[str, str], ...]]:
+        return {role: tuple(source.edge() for source in sources) for role, sources in self.sources.items()}
+
+    @cached_property
+    def files(self) -> Mapping[str, Mapping[str, Output]]:
+        """Role -> name -> file."""
+        return {role: selection.outputs for role, selection in self.inputs.items()}
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        stage = self.stage
+        identity = {
+            "stage": stage.name,
+            "version": stage.version,
+            "params": plain_params(self.step.params),
+            "inputs": {role: selection.digest for role, selection in self.inputs.items()},
+        }
+        if self.step.generation:
+            identity["generation"] = self.step.generation
+        if stage.tells_lineage:
+            identity["lineage"] = key_of(self.edges)
+        return identity
+
+    @cached_property
     def key(self) -> str:
         return key_of(self.identity)
 
@@ -123,27 +204,18 @@ def plain_params(params: Any) -> Any:
 
 def resolve(store: Store, step: Step, done: Mapping[str, ArtifactRef]) -> Recipe:
     """The recipe of a step whose inputs are built. KeyError names a step that is not."""
-    sources: dict[str, tuple[Manifest, ...]] = {}
-    files: dict[str, dict[str, Output]] = {}
+    inputs = {}
     for role, origin in step.inputs.items():
-        found = tuple(manifest_of(store, done[name]) for name in origin.steps)
-        sources[role] = found
-        chosen: dict[str, Output] = {}
-        for name, manifest in zip(origin.steps, found, strict=True):
-            for file, output in manifest.outputs.items():
-                if not file.startswith(_folders(step.stage, role, origin)):
-                    continue
-                if origin.generation is not None and generation_of(file) != origin.generation:
-                    continue
-                label = f"{name}/{file}" if origin.labelled else file
-                if label in chosen:
-                    raise LlmcoreError(f"{step.name}: two inputs of role {role!r} have a file {label!r}")
-                chosen[label] = output
-        files[role] = chosen
-    return Recipe(step, sources, files)
+        folder = _folder(step.stage, role, origin)
+        parts = tuple(
+            Part(name if origin.labelled else "", manifest_of(store, done[name]), folder, origin.generation)
+            for name in origin.steps
+        )
+        inputs[role] = Selection(step.name, role, parts)
+    return Recipe(step, inputs)
 
 
-def _folders(stage: Stage, role: str, origin: From) -> str | tuple[str, ...]:
+def _folder(stage: Stage, role: str, origin: From) -> str:
     """The folder of an input that matters: what a stage does not read must not enter its key."""
     if origin.folder:
         return origin.folder

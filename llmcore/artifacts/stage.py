@@ -62,6 +62,10 @@ class Run(Protocol):
     def outside(self) -> Mapping[str, Any]:
         """Where the outside world lies today (paths, ports): never part of the key."""
 
+    @property
+    def generation(self) -> int:
+        """Number of the generation of shards that a fetching stage begins with."""
+
     def lineage(self) -> Sequence[Mapping[str, Any]]:
         """Every manifest behind the inputs in chain order: stage, version, parameters, inputs, outputs, metrics."""
 
@@ -92,6 +96,8 @@ class Stage:
     reads_paths: the function gets each shard as a Path (whatever the format), not as a polars frame.
     aligned:   roles of which a shard sees only the file of its own name: role -> folder. Missing file = error.
     broadcast: roles handed whole to every shard, as Files.
+    named:     the function wants the shard's name too (keyword `shard`), which then enters the memo's key.
+    tells_lineage: the outputs speak of the recipes behind them, so that these enter the key, not only their bytes.
     partition: output folders whose row counts must add up to the rows read; () where rows are not documents.
     """
 
@@ -105,6 +111,8 @@ class Stage:
     reads_paths: bool = False
     aligned: Mapping[str, str] = field(default_factory=dict)
     broadcast: tuple[str, ...] = ()
+    named: bool = False
+    tells_lineage: bool = False
     partition: tuple[str, ...] = ("kept", "dropped")
 
     def load(self) -> Callable[..., Any]:

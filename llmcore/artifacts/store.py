@@ -1,10 +1,12 @@
-"""The artifact store: immutable blobs named by their hash, create-only records, and a few mutable refs.
+"""The artifact store: immutable blobs named by their hash, and create-only records.
 
     blobs/sha256/ab/abcd….parquet     immutable bytes
     artifacts/<stage>/<key>.json      manifest, written last: it is the commit
     memo/<stage>/<shard-key>.json     the same for one shard
-    refs/<name>.json                  the only mutable records
-    runs/<key>/…                      scratch and leases of a run under way
+    editions/<stage>/<key>/<seal>.json  a manifest of the same bytes that another recipe leads to
+    roots/refs/<name>/<number>        a named artifact: the newest number counts
+    roots/runs/<run>/<number>         what a run under way needs
+    runs/<key>/…                      scratch and lease of one artifact's work
 
 A store is a URI: `file:///folder` or `s3://bucket/prefix`. Both backends offer the same operations.
 """
@@ -12,7 +14,7 @@ A store is a URI: `file:///folder` or `s3://bucket/prefix`. Both backends offer 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -30,7 +32,7 @@ Done = TypeVar("Done")
 
 
 class Store:
-    """Blobs, records and refs over a backend. Open one with `open_store`."""
+    """Blobs and records over a backend. Open one with `open_store`."""
 
     def __init__(self, uri: str, backend: Backend) -> None:
         self.uri = uri
@@ -39,17 +41,31 @@ class Store:
 
     # blobs
 
-    def put_blob(self, path: Path, suffix: str = "") -> str:
+    def put_blob(self, path: Path, suffix: str = "", found: set[str] | None = None) -> str:
         """Store a file's bytes under their SHA-256 and return it.
 
-        A blob that is there already is not written again but renewed, so that it counts as written by this run.
+        A large blob that is there already is not written again but renewed, so that it counts as written by this run.
+        Its name is added to `found`, for `check_found` to look at it once more after the commit.
         """
         digest = file_digest(path)
-        name = blob_name(digest, suffix)
-        present = self.backend.entry(name)
-        if present is None or present.bytes != path.stat().st_size or not self.backend.renew(name):
-            self.backend.upload(name, path)
+        name, size = blob_name(digest, suffix), path.stat().st_size
+        if size > self.backend.rewritten_bytes:
+            present = self.backend.entry(name)
+            if present is not None and present.bytes == size and self.backend.renew(name):
+                if found is not None:
+                    found.add(name)
+                return digest
+        self.backend.upload(name, path)
         return digest
+
+    def check_found(self, found: Iterable[str], what: str) -> None:
+        """After the commit that names them: that no collection took the blobs that `put_blob` found.
+
+        Raises LlmcoreError, `what` being the work to do again.
+        """
+        for name, entry in zip(found, self.each(found, self.backend.entry), strict=True):
+            if entry is None:
+                raise LlmcoreError(f"{what}: {name} was collected while it was found; run again with --force")
 
     def put_blobs(self, files: Iterable[tuple[Path, str]]) -> list[str]:
         """`put_blob` of several (path, suffix), TRANSFERS at a time; their digests in the order given."""
@@ -104,19 +120,13 @@ class Store:
         """Create-only write; False if somebody else committed this name first."""
         return self.backend.create(name, _pretty(record))
 
-    # refs
+    def replace(self, name: str, record: Mapping[str, Any]) -> None:
+        """Write a record over what stands there."""
+        self.backend.replace(name, _pretty(record))
 
-    def ref(self, name: str) -> dict[str, Any] | None:
-        return self.record(f"refs/{_ref_name(name)}.json")
-
-    def set_ref(self, name: str, record: Mapping[str, Any]) -> None:
-        self.backend.replace(f"refs/{_ref_name(name)}.json", _pretty(record))
-
-    def refs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for entry in self.backend.entries("refs/"):
-            found = self.record(entry.name)
-            if found is not None:
-                yield entry.name.removeprefix("refs/").removesuffix(".json"), found
+    def each(self, items: Iterable[Item], ask: Callable[[Item], Done]) -> list[Done]:
+        """`ask` of every item, TRANSFERS at a time; the answers in the order of the items."""
+        return _at_once(ask, items)
 
 
 def _at_once(transfer: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
@@ -135,12 +145,6 @@ def _at_once(transfer: Callable[[Item], Done], items: Iterable[Item]) -> list[Do
 
 def _pretty(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def _ref_name(name: str) -> str:
-    if not name or name.startswith(("/", ".")) or ".." in name or "\\" in name:
-        raise UsageError(f"bad ref name {name!r}: use letters, digits, '-', '_' and '/'")
-    return name
 
 
 def blob_name(digest: str, suffix: str = "") -> str:

@@ -20,25 +20,23 @@ def ls(
     as_json: JsonOption = False,
 ) -> None:
     """List refs and artifacts."""
-    from llmcore.artifacts.manifest import manifests
+    from llmcore.artifacts.index import refs_by_key, summaries
     from llmcore.artifacts.store import open_store
 
     opened = open_store(store)
-    named: dict[str, list[str]] = {}
-    for name, ref in opened.refs():
-        named.setdefault(ref["key"], []).append(name)
+    named = refs_by_key(opened)
     rows = [
         {
-            "stage": manifest.stage,
-            "step": manifest.step,
-            "key": manifest.key[:12],
-            "digest": manifest.digest[:12],
-            "files": len(manifest.outputs),
-            "bytes": sum(output.bytes for output in manifest.outputs.values()),
-            "started": manifest.run.get("started", ""),
-            "refs": " ".join(named.get(manifest.key, ())),
+            "stage": found.stage,
+            "step": found.step,
+            "key": found.key[:12],
+            "digest": found.digest[:12],
+            "files": found.files,
+            "bytes": found.bytes,
+            "started": found.started,
+            "refs": " ".join(named.get(found.key, ())),
         }
-        for manifest in sorted(manifests(opened, stage or ""), key=lambda m: str(m.run.get("started", "")))
+        for found in summaries(opened, stage or "")
     ]
     columns = ["stage", "step", "key", "digest", "files", "bytes", "started", "refs"]
     print_json(rows) if as_json else print_table(columns, rows)
@@ -47,7 +45,7 @@ def ls(
 @commands.command()
 def show(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Show one artifact: REF is a name, or the start of a key or digest."""
-    from llmcore.artifacts.manifest import resolve_ref
+    from llmcore.artifacts.index import resolve_ref
     from llmcore.artifacts.store import open_store
 
     manifest = resolve_ref(open_store(store), ref)
@@ -66,8 +64,8 @@ def show(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = Fal
 @commands.command()
 def lineage(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Show the graph behind an artifact, back to its sources."""
+    from llmcore.artifacts.index import resolve_ref
     from llmcore.artifacts.lineage import manifests_behind
-    from llmcore.artifacts.manifest import resolve_ref
     from llmcore.artifacts.store import open_store
 
     opened = open_store(store)
@@ -91,8 +89,8 @@ def lineage(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = 
 def verify(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Re-hash everything behind an artifact; exit code 1 if anything differs."""
     from llmcore.account.verify import verify as verify_blobs
+    from llmcore.artifacts.index import resolve_ref
     from llmcore.artifacts.lineage import manifests_behind
-    from llmcore.artifacts.manifest import resolve_ref
     from llmcore.artifacts.store import open_store
 
     opened = open_store(store)

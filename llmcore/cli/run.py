@@ -45,13 +45,13 @@ def plan(
 ) -> None:
     """Say stage by stage what is cached, what would run and why, and what the training costs."""
     from llmcore.artifacts.store import open_store
-    from llmcore.planning.chain import build
     from llmcore.planning.cost import training_cost
+    from llmcore.planning.heads import chain_on_head
     from llmcore.planning.plan import plan_chain
 
     asked = settings(config, store)
     opened = open_store(asked.store)
-    rows = [row.plain() for row in plan_chain(opened, build(asked))]
+    rows = [row.plain() for row in plan_chain(opened, chain_on_head(opened, asked)[0])]
     cost = training_cost(opened, asked)
     if as_json:
         print_json({"steps": rows, "training": cost})

@@ -10,7 +10,7 @@ import typer
 
 from llmcore.cli.options import DEFAULT_STORE, JsonOption, StoreOption
 from llmcore.cli.output import print_json, print_table
-from llmcore.errors import LlmcoreError
+from llmcore.errors import LlmcoreError, UsageError
 
 commands = typer.Typer()
 
@@ -19,7 +19,7 @@ commands = typer.Typer()
 def export(ref: str, folder: Path, store: StoreOption = DEFAULT_STORE) -> None:
     """Write an artifact as ordinary files; a model as the folder that transformers, vLLM and llama.cpp load."""
     from llmcore.artifacts.export import export_files
-    from llmcore.artifacts.manifest import resolve_ref
+    from llmcore.artifacts.index import resolve_ref
     from llmcore.artifacts.store import open_store
 
     opened = open_store(store)
@@ -31,24 +31,28 @@ def export(ref: str, folder: Path, store: StoreOption = DEFAULT_STORE) -> None:
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it only show")] = False,
     older_than: Annotated[float, typer.Option(min=0, help="hours; younger objects may belong to a run under way")] = 24,
+    forget: Annotated[str | None, typer.Option(metavar="NAME", help="first drop this ref; needs --yes")] = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show (and with --yes delete) what no ref reaches."""
-    from llmcore.artifacts.gc import garbage
+    """Show (and with --yes delete) what no ref and no run under way reaches."""
+    from llmcore.artifacts import roots
+    from llmcore.artifacts.gc import collect, garbage
     from llmcore.artifacts.store import open_store
 
     opened = open_store(store)
-    found = garbage(opened, timedelta(hours=older_than))
+    if forget is not None:
+        if not yes:
+            raise UsageError(f"--forget {forget}: a dropped ref does not come back; say --yes too")
+        roots.drop_ref(opened, forget)
+    age = timedelta(hours=older_than)
+    found = list(collect(opened, age)) if yes else garbage(opened, age)
     total = sum(entry.bytes for entry in found)
     rows = [{"name": entry.name, "bytes": entry.bytes} for entry in found]
     if as_json:
         print_json({"deleted": yes, "bytes": total, "objects": rows})
     else:
         print_table(["name", "bytes"], rows)
-    if yes:
-        for entry in found:
-            opened.backend.delete(entry.name)
     if not as_json:
         verb = "deleted" if yes else "unreachable (delete with --yes)"
         print(f"{len(found)} objects, {total / 1e6:.1f} MB {verb}")

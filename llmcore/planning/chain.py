@@ -42,12 +42,13 @@ class Chain:
         outside: Mapping[str, Any] | None = None,
         name: str = "",
         label: str = "",
+        generation: int = 0,
     ) -> str:
         """Append a step; returns its name, which later steps take as input."""
         step = name or stage.name
         given = (inputs or {}).items()
         origins = {role: From((origin,)) if isinstance(origin, str) else origin for role, origin in given}
-        self.steps[step] = Step(step, stage, params, origins, outside or {}, label)
+        self.steps[step] = Step(step, stage, params, origins, outside or {}, label, generation)
         return step
 
     def until(self, last: str | None) -> Iterator[Step]:
@@ -69,11 +70,13 @@ def build(
     snapshot: Mapping[str, ArtifactRef] | None = None,
     previous: Mapping[str, ArtifactRef] | None = None,
     label: str | None = None,
+    generation: int = 0,
 ) -> Chain:
     """The chain that a configuration means.
 
     snapshot: crawl and collect artifacts to use instead of fetching (step name -> reference): an existing dataset.
     previous: crawl and collect artifacts to refresh: what is new or changed since is appended to them.
+    generation: number of the generation of shards that what is fetched begins with.
     label:    names this snapshot of the outside world instead of the configuration; it enters the crawl's key.
     Raises UsageError if a source's files are missing, or a format is asked for that cannot be written here.
     """
@@ -81,7 +84,7 @@ def build(
     chain = Chain(pinned=dict(snapshot or {}))
     documents = []
     for source in config.sources:
-        fetched = _fetch(chain, source, previous or {}, label)
+        fetched = _fetch(chain, source, previous or {}, label, generation)
         name = f"ingest {source.name}"
         documents.append(chain.add(ingest.STAGE, source.ingest_params(), {"files": fetched}, {}, name, source.name))
 
@@ -134,16 +137,34 @@ def _part(section: Params, stage: type[P]) -> P:
 
 
 def _fetch(
-    chain: Chain, source: CrawlSource | FileSource, previous: Mapping[str, ArtifactRef], label: str | None
+    chain: Chain,
+    source: CrawlSource | FileSource,
+    previous: Mapping[str, ArtifactRef],
+    label: str | None,
+    generation: int,
 ) -> str:
-    name = f"{'crawl' if isinstance(source, CrawlSource) else 'collect'} {source.name}"
+    name = fetch_step(source)
     inputs = {}
     if name in previous:
         chain.pinned[f"previous {name}"] = previous[name]
         inputs["previous"] = From((f"previous {name}",))
     if isinstance(source, CrawlSource):
-        return chain.add(crawl.STAGE, source.crawl_params(label), inputs, source.outside(), name)
+        params = source.crawl_params(label)
+        return chain.add(crawl.STAGE, params, inputs, source.outside(), name, generation=generation)
     if name in chain.pinned:
         return chain.add(collect.STAGE, None, name=name)
-    params, paths = source.scan()
-    return chain.add(collect.STAGE, params, inputs, {"paths": paths}, name)
+    scanned, paths = source.scan()
+    return chain.add(collect.STAGE, scanned, inputs, {"paths": paths}, name, generation=generation)
+
+
+def fetch_step(source: CrawlSource | FileSource) -> str:
+    """Name of the step that brings a source in."""
+    return f"{'crawl' if isinstance(source, CrawlSource) else 'collect'} {source.name}"
+
+
+def fetching(config: PipelineConfig) -> dict[str, Step]:
+    """The first steps of a configuration's chain: its sources as they are today, by the name of their step."""
+    chain = Chain()
+    for source in config.sources:
+        _fetch(chain, source, {}, None, 0)
+    return chain.steps

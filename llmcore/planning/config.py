@@ -42,8 +42,8 @@ from llmcore.training.params import TrainParams
 class Execution(Params):
     """How the work is spread. Nothing here changes what comes out, so nothing here enters a key."""
 
-    runner: Literal["threads", "processes", "dask", "ray"] = Field(
-        "threads", description="threads: one machine, a process pool for the shards; dask or ray: a cluster"
+    runner: Literal["local", "dask", "ray"] = Field(
+        "local", description="local: worker processes of this machine; dask or ray: a cluster"
     )
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="processes; by default one a core"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmcore.artifacts.manifest import manifests
+from llmcore.artifacts import roots
+from llmcore.artifacts.manifest import read_manifest
 from llmcore.artifacts.store import Store
 from llmcore.model.transformer import ModelConfig
 from llmcore.planning.config import PipelineConfig
@@ -58,6 +59,6 @@ def training_cost(store: Store, config: PipelineConfig) -> dict[str, Any]:
 
 
 def _packed_windows(store: Store, config: PipelineConfig) -> int:
-    head = store.ref(f"datasets/{config.name}")
-    found = next((m for m in manifests(store, "pack") if head and m.key == head["key"]), None)
+    head = roots.ref(store, f"datasets/{config.name}")
+    found = read_manifest(store, head.record["stage"], head.record["key"]) if head else None
     return int(found.metrics["train_windows"]) if found else 0

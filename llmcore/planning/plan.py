@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmcore.artifacts import runner
+from llmcore.artifacts import jobs, runner
+from llmcore.artifacts.index import last_of
 from llmcore.artifacts.keys import difference
-from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of, manifests
+from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.provenance import code_digest
 from llmcore.artifacts.recipe import Recipe, Step, plain_params, resolve
 from llmcore.artifacts.store import Store
@@ -35,26 +36,20 @@ def plan_chain(store: Store, chain: Chain) -> Iterator[PlannedStep]:
     turns out byte for byte the same, the runner will still find its artifact and stop the rebuild there.
     """
     done: dict[str, ArtifactRef] = dict(chain.pinned)
-    stages = {step.stage.name for step in chain.steps.values()}
-    latest = {
-        stage: sorted(manifests(store, stage), key=lambda m: str(m.run.get("started", "")), reverse=True)
-        for stage in stages
-    }
     for step in chain.steps.values():
         if step.name in done:
             yield PlannedStep(step.name, "cached", "pinned: the dataset's snapshot")
             continue
-        before = next((m for m in latest[step.stage.name] if m.step == step.name), None)
         missing = [name for origin in step.inputs.values() for name in origin.steps if name not in done]
         if missing:
-            changed = _changed_parameters(step, before)
+            changed = _changed_parameters(step, last_of(store, step.stage.name, step.name))
             behind = f"behind {', '.join(dict.fromkeys(missing))}" if len(missing) < 4 else "behind the steps above"
             yield PlannedStep(step.name, "run", "; ".join([*changed, behind]))
             continue
         recipe = resolve(store, step, done)
         found = runner.find(store, recipe)
         if found is None:
-            yield PlannedStep(step.name, "run", _why(store, recipe, before))
+            yield PlannedStep(step.name, "run", _why(store, recipe, last_of(store, step.stage.name, step.name)))
             continue
         done[step.name] = found
         code = code_digest(step.stage.function.partition(":")[0])
@@ -76,7 +71,7 @@ def _why(store: Store, recipe: Recipe, before: Manifest | None) -> str:
             f"input {role} changed" for role in new["inputs"] if old.get("inputs", {}).get(role) != new["inputs"][role]
         ]
     if recipe.stage.kind == "per_shard":
-        todo, total = len(runner.shards_to_do(store, recipe)), len(runner.shard_names(recipe))
+        todo, total = len(jobs.jobs_to_do(store, recipe)), len(recipe.files[recipe.stage.reads[0]])
         reasons.append(f"{todo} of {total} shards")
     return "; ".join(reasons)
 

@@ -112,4 +112,11 @@ def _licence_text(params: PublishParams) -> str:
     return (package_files("llmcore.release") / "templates" / f"{params.licence}.txt").read_text(encoding="utf-8")
 
 
-STAGE = Stage("publish", version=1, role="published", params=PublishParams, function="llmcore.release.publish:publish")
+STAGE = Stage(
+    "publish",
+    version=2,
+    role="published",
+    params=PublishParams,
+    function="llmcore.release.publish:publish",
+    tells_lineage=True,
+)

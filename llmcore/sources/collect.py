@@ -22,6 +22,7 @@ from pydantic import Field
 
 from llmcore.artifacts.keys import file_digest
 from llmcore.artifacts.params import Params
+from llmcore.artifacts.shards import generation_name
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError, UsageError
 
@@ -58,7 +59,7 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
     says.
     """
     earlier, known = copy_earlier(inputs.get("previous"), run.out)
-    generation = f"g{earlier:03d}"
+    generation = generation_name(run.generation or earlier)
     rows: list[dict[str, Any]] = []
     for name, digest in sorted(params.files.items()):
         before = known.get(name)

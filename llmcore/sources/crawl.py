@@ -29,6 +29,7 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from llmcore.artifacts.params import Params
+from llmcore.artifacts.shards import generation_name
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.sources.urls import clean_url, host_and_port
@@ -104,7 +105,7 @@ def crawl(inputs: Mapping[str, Files], params: CrawlParams, run: Run) -> dict[st
     """
     earlier = copy_earlier(inputs.get("previous"), run.out)
     known = known_pages(earlier)
-    generation = f"g{len(earlier):03d}"
+    generation = generation_name(run.generation or len(earlier))
     with scratch_folder(run.scratch / "crawl") as folder, served(params, run.outside) as private:
         fetch_all(params, known, private, folder, run)
         fetches = read_fetches(folder / "fetches.jsonl")

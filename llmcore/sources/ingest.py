@@ -167,5 +167,6 @@ STAGE = Stage(
     kind="per_shard",
     reads=("files", "raw"),
     reads_paths=True,
+    named=True,
     partition=(),
 )

@@ -15,16 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmcore.account.verify import verify
-from llmcore.artifacts import lease, runner
+from llmcore.artifacts import jobs, lease, roots, runner
 from llmcore.artifacts.gc import garbage
+from llmcore.artifacts.index import resolve_ref
 from llmcore.artifacts.lineage import manifests_behind
 from llmcore.artifacts.manifest import (
     ArtifactRef,
     manifest_name,
     manifest_of,
     manifests,
-    outputs_digest,
-    resolve_ref,
 )
 from llmcore.artifacts.recipe import From, Step, resolve
 from llmcore.artifacts.store import Store, blob_name, open_store
@@ -46,12 +45,12 @@ def steps(
     ]
 
 
-def run(store: Store, chain: list[Step], workers: int = 1) -> dict[str, ArtifactRef]:
+def run(store: Store, chain: list[Step], workers: int = 0) -> dict[str, ArtifactRef]:
     done: dict[str, ArtifactRef] = {}
     for step in chain:
         recipe = resolve(store, step, done)
-        if step.stage.kind == "per_shard":
-            runner.run_shards(store, recipe, runner.shards_to_do(store, recipe), workers)
+        if step.stage.kind == "per_shard" and workers:
+            jobs.run_chunk_in_pool(store, jobs.chunk_of(recipe, jobs.jobs_to_do(store, recipe)), workers)
         done[step.name] = runner.build(store, recipe)
     return done
 
@@ -82,14 +81,37 @@ def test_a_rebuilt_input_with_equal_bytes_stops_the_rebuild_there(store: Store) 
     chain[1] = dataclasses.replace(chain[1], stage=dataclasses.replace(KEEP, version=2))
     second = run(store, chain)
     assert first["keep"].key != second["keep"].key
-    assert first["total"] == second["total"]
+    assert (first["total"].key, first["total"].digest) == (second["total"].key, second["total"].digest)
+    assert manifest_of(store, first["total"]).run == manifest_of(store, second["total"]).run
+
+
+def test_lineage_shows_the_recipe_that_was_asked_for_where_several_give_the_same_bytes(store: Store) -> None:
+    chains = [steps(), steps()]
+    chains[1][1] = dataclasses.replace(chains[1][1], stage=dataclasses.replace(KEEP, version=2))
+    made = [run(store, chain) for chain in chains]
+    for done in made:
+        behind = manifests_behind(store, [manifest_of(store, done["total"])])
+        assert [m.key for m in behind] == [done[name].key for name in ("numbers", "keep", "total")]
+        assert list(verify(store, manifest_of(store, done["total"]))) == []
+
+
+@pytest.mark.parametrize("field", ["inputs", "metrics", "step", "role"])
+def test_what_a_manifest_says_of_inputs_and_metrics_is_sealed(store: Store, field: str) -> None:
+    ref = run(store, steps())["total"]
+    name = manifest_name(ref.stage, ref.key)
+    record = store.record(name)
+    assert record is not None
+    record[field] = {"inputs": {"documents": []}, "metrics": {"done": 999_999}}.get(field, "another")
+    store.replace(name, record)
+    with pytest.raises(LlmcoreError, match=name):
+        manifest_of(store, ref)
 
 
 def test_an_appended_shard_computes_only_itself(store: Store) -> None:
     run(store, steps(NumbersParams(shards=3)))
     done = run(store, [steps(NumbersParams(shards=4))[0]])
     recipe = resolve(store, steps()[1], done)
-    assert runner.shards_to_do(store, recipe) == ["kept/g000-toy-00003.parquet"]
+    assert [job.shard for job in jobs.jobs_to_do(store, recipe)] == ["kept/g000-toy-00003.parquet"]
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -133,7 +155,7 @@ def test_a_damaged_manifest_is_named(store: Store) -> None:
 
 def test_refs_keys_and_digests_find_an_artifact(store: Store) -> None:
     ref = run(store, steps())["total"]
-    store.set_ref("toy", ref.plain())
+    roots.set_ref(store, "toy", ref.plain())
     assert {resolve_ref(store, text).key for text in ("toy", ref.key[:8], ref.digest[:8])} == {ref.key}
     with pytest.raises(UsageError, match="llmcore ls"):
         resolve_ref(store, "nothing")
@@ -141,7 +163,7 @@ def test_refs_keys_and_digests_find_an_artifact(store: Store) -> None:
 
 def test_garbage_is_what_no_ref_reaches(store: Store) -> None:
     old, new = run(store, steps()), run(store, steps(keep=KeepParams(divisor=3)))
-    store.set_ref("toy", new["total"].plain())
+    roots.set_ref(store, "toy", new["total"].plain())
     for entry in garbage(store, timedelta(0)):
         store.backend.delete(entry.name)
     assert {m.key for m in manifests(store)} == {new[name].key for name in ("numbers", "keep", "total")}
@@ -162,26 +184,24 @@ def test_what_a_young_artifact_names_is_no_garbage_however_old(tmp_path: Path) -
     assert {entry.name.split("/")[0] for entry in garbage(store, timedelta(hours=24))} == {"artifacts", "memo", "blobs"}
 
 
-def test_a_forced_run_that_fails_leaves_what_was_there(store: Store) -> None:
-    done = run(store, steps())
-    recipe = resolve(store, steps()[2], done)
-    restore = runner.forget(store, recipe)
-    assert runner.find(store, recipe) is None
-    restore()
-    assert runner.find(store, recipe) == done["total"]
+def test_a_forced_run_keeps_what_was_there_until_the_new_one_takes_its_place(store: Store) -> None:
+    done = run(store, steps(total=SumParams(log="x"), outside={"log": os.devnull}))
+    broken = steps(total=SumParams(log="x"))[2]  # it is not told where the log lies
+    with pytest.raises(KeyError):
+        runner.build(store, resolve(store, broken, done), force=True)
+    assert runner.find(store, resolve(store, broken, done)) == done["total"]
     assert list(verify(store, manifest_of(store, done["total"]))) == []
 
 
-def test_an_input_that_was_made_anew_with_other_bytes_is_told_by_verify(store: Store) -> None:
+def test_what_was_made_from_an_artifact_that_a_forced_run_replaced_still_stands_on_the_old_one(store: Store) -> None:
     done = run(store, steps())
-    top = manifest_of(store, done["total"])
-    was = manifest_of(store, done["keep"])
-    recipe = resolve(store, steps()[1], done)
-    runner.forget(store, recipe)
-    shorter = dataclasses.replace(was, outputs=dict(list(was.outputs.items())[:1]))
-    shorter = dataclasses.replace(shorter, digest=outputs_digest(shorter.outputs))
-    assert store.commit(manifest_name("keep", was.key), shorter.plain())
-    assert [(m.step, name) for m, name, _ in verify(store, top)] == [("total", "keep")]
+    noisy = dataclasses.replace(steps()[1], params=KeepParams(noise=True))
+    first = runner.build(store, resolve(store, noisy, done))
+    after = runner.build(store, resolve(store, steps()[2], {**done, "keep": first}))
+    second = runner.build(store, resolve(store, noisy, done), force=True)
+    assert second.digest != first.digest and second.key == first.key
+    assert list(verify(store, manifest_of(store, after))) == []
+    assert {m.digest for m in manifests_behind(store, [manifest_of(store, after)])} >= {first.digest}
 
 
 def _build_total(uri: str, log: str) -> None:

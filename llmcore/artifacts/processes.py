@@ -1,0 +1,53 @@
+"""Who a process is, beyond its number, and how one ends with its parent."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PARENT_POLL_SECONDS = 2.0
+
+
+@lru_cache(maxsize=1)
+def machine() -> str:
+    """This boot of this machine, and the process namespace: where a process number means anything."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    try:
+        return f"{boot.read_text().strip()}:{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # no Linux
+        return f"{psutil.boot_time():.0f}:{os.uname().nodename}"
+
+
+def identity() -> dict[str, Any]:
+    """What to write down so that others can ask `is_dead` later."""
+    return {"machine": machine(), "pid": os.getpid(), "process_started": psutil.Process().create_time()}
+
+
+def is_dead(identity: dict[str, Any]) -> bool:
+    """Whether that process has surely ended: it was on this very machine, and is no more. False if nobody can tell."""
+    if identity.get("machine") != machine():
+        return False
+    try:
+        return bool(psutil.Process(identity["pid"]).create_time() != identity["process_started"])
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that died."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

@@ -1,0 +1,42 @@
+"""Temporary folders of work under way, which say whose they are, so that those of killed processes can be found."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from llmcore.artifacts import processes
+from llmcore.errors import LlmcoreError
+
+PREFIX = "llmcore-"
+OWNER = "owner.json"
+
+
+@contextmanager
+def working_folder() -> Iterator[Path]:
+    """A temporary folder that goes with its context. A full disk below it is one clear line."""
+    home = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        (home / OWNER).write_text(json.dumps(processes.identity()))
+        inside = home / "work"
+        inside.mkdir()
+        yield inside
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LlmcoreError(f"no space left in {home.parent}: free some or set TMPDIR, then run again") from error
+        raise
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def abandoned() -> Iterator[Path]:
+    """Working folders on this machine whose process is gone."""
+    for home in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError, ValueError):
+            if processes.is_dead(json.loads((home / OWNER).read_text())):
+                yield home
