@@ -115,6 +115,9 @@ def test_a_ref_moves_only_from_where_it_was_seen(store: Store) -> None:
     assert found is not None and found.record["key"] == "a"
     assert roots.set_ref(store, "toy", {"stage": "total", "key": "c"}, after=found.number)
     assert [(ref.name, ref.record["key"]) for ref in roots.refs(store)] == [("toy", "c")]
+    for bad in ("", "../up", "/root", ".hidden"):
+        with pytest.raises(UsageError, match="bad ref name"):
+            roots.set_ref(store, bad, {})
 
 
 def test_refs_as_the_first_version_wrote_them_are_read_and_moved_on(store: Store) -> None:

@@ -180,15 +180,6 @@ def test_what_is_deleted_is_gone(store: Store) -> None:
     assert store.backend.local("runs/x/1") is None
 
 
-def test_a_ref_moves(store: Store) -> None:
-    store.set_ref("models/tiny", {"key": "1"})
-    store.set_ref("models/tiny", {"key": "2"})
-    assert store.ref("models/tiny") == {"key": "2"} and list(store.refs()) == [("models/tiny", {"key": "2"})]
-    for bad in ("", "../up", "/root", ".hidden"):
-        with pytest.raises(UsageError, match="bad ref name"):
-            store.set_ref(bad, {})
-
-
 def test_a_damaged_record_is_named(store: Store) -> None:
     for damage in (b"{", b"[1]", b"\xff"):
         store.backend.replace("artifacts/a/1.json", damage)
