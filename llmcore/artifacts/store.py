@@ -63,8 +63,8 @@ class Store:
 
         Raises LlmcoreError, `what` being the work to do again.
         """
-        for name, entry in zip(found, self.each(found, self.backend.entry), strict=True):
-            if entry is None:
+        for name in found:
+            if self.backend.entry(name) is None:
                 raise LlmcoreError(f"{what}: {name} was collected while it was found; run again with --force")
 
     def put_blobs(self, files: Iterable[tuple[Path, str]]) -> list[str]:
