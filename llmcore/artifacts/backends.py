@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from llmcore.errors import LlmcoreError, UsageError
+from llmcore.artifacts.disk import REFUSED, ask_for_room, disk_errors
+from llmcore.errors import UsageError
 
 COPY_BYTES = 1 << 20
 ASIDE = ".aside-"
@@ -29,7 +29,7 @@ class Entry:
 
 
 class Backend(Protocol):
-    """Where named objects lie.
+    """Where named objects lie. Whatever goes wrong is an LlmcoreError, or a UsageError where the caller can mend it.
 
     rewritten_bytes: an object of at most so many bytes is rather written again than asked for and renewed.
     """
@@ -45,10 +45,18 @@ class Backend(Protocol):
     def local(self, name: str, fresh: bool = False) -> Path | None:
         """A local path of the object's bytes (fetched if need be, again if `fresh`); None if there is none."""
 
+    def download(self, name: str, path: Path) -> bool:
+        """Write the object's bytes to `path`; False if there is no such object."""
+
     def entry(self, name: str) -> Entry | None: ...
     def entries(self, prefix: str) -> Iterator[Entry]: ...
     def delete(self, name: str) -> None: ...
-    def now(self) -> datetime: ...
+    def now(self) -> datetime:
+        """The time by the clock that stamps the objects."""
+
+    def holds(self, name: str, path: Path) -> bool:
+        """Whether the object is there and certainly has the bytes of the local file."""
+
     def renew(self, name: str) -> bool:
         """Make the object's time of writing now, its bytes being what they were; False if there is no such object."""
 
@@ -57,6 +65,9 @@ class Backend(Protocol):
 
     def abandon(self, entry: Entry) -> None:
         """Remove what an upload that `unfinished` found has left behind."""
+
+    def probe(self) -> None:
+        """Raise UsageError unless this store can be written to and refuses to create what exists."""
 
 
 class FileBackend:
@@ -70,31 +81,30 @@ class FileBackend:
     def _path(self, name: str) -> Path:
         return self.root / name
 
+    def _errors(self, doing: str) -> AbstractContextManager[None]:
+        return disk_errors(doing, f"the store {self.root}", "set `store`")
+
     @contextmanager
     def _aside(self, name: str) -> Iterator[Path]:
         target = self._path(name)
         aside: Path | None = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, made = tempfile.mkstemp(prefix=ASIDE, dir=target.parent)
-            os.close(handle)
-            aside = Path(made)
-            yield aside
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise LlmcoreError(f"no space left in the store {self.root}: free some, then run again") from error
-            if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-                raise UsageError(f"cannot write to the store {self.root}: {error.strerror}; set `store`") from error
-            raise
-        finally:
-            if aside is not None:
-                aside.unlink(missing_ok=True)
+        with self._errors("write to"):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                handle, made = tempfile.mkstemp(prefix=ASIDE, dir=target.parent)
+                os.close(handle)
+                aside = Path(made)
+                yield aside
+            finally:
+                if aside is not None:
+                    aside.unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes | None:
-        try:
-            return self._path(name).read_bytes()
-        except FileNotFoundError:
-            return None
+        with self._errors(f"read {name} in"):
+            try:
+                return self._path(name).read_bytes()
+            except FileNotFoundError:
+                return None
 
     def create(self, name: str, data: bytes) -> bool:
         with self._aside(name) as aside:
@@ -113,8 +123,11 @@ class FileBackend:
             _sync_folder(self._path(name).parent)
 
     def upload(self, name: str, path: Path) -> None:
-        with self._aside(name) as aside:
-            with path.open("rb") as source, aside.open("wb") as target:
+        with disk_errors("read", str(path), "make it readable"):
+            source = path.open("rb")
+        with source, self._aside(name) as aside:
+            ask_for_room(aside.parent, os.fstat(source.fileno()).st_size, f"the store {self.root}")
+            with aside.open("wb") as target:
                 shutil.copyfileobj(source, target, COPY_BYTES)
                 target.flush()
                 os.fsync(target.fileno())
@@ -124,13 +137,24 @@ class FileBackend:
 
     def local(self, name: str, fresh: bool = False) -> Path | None:
         path = self._path(name)
-        return path if path.is_file() else None
+        with self._errors(f"read {name} in"):
+            return path if path.is_file() else None
+
+    def download(self, name: str, path: Path) -> bool:
+        source = self.local(name)
+        if source is None:
+            return False
+        with disk_errors("write", str(path), "choose another folder"):
+            ask_for_room(path.parent, source.stat().st_size, str(path.parent))
+            shutil.copyfile(source, path)
+        return True
 
     def entry(self, name: str) -> Entry | None:
-        try:
-            stat = self._path(name).stat()
-        except FileNotFoundError:
-            return None
+        with self._errors(f"look at {name} in"):
+            try:
+                stat = self._path(name).stat()
+            except FileNotFoundError:
+                return None
         return Entry(name, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
 
     def entries(self, prefix: str) -> Iterator[Entry]:
@@ -143,29 +167,65 @@ class FileBackend:
         self.delete(entry.name)
 
     def _walk(self, folder: Path, aside: bool) -> Iterator[Entry]:
-        for parent, folders, files in os.walk(folder):
-            folders.sort()
-            for file in sorted(files):
-                if file.startswith(ASIDE) is aside:
-                    found = self.entry(str(PurePosixPath(Path(parent, file).relative_to(self.root))))
-                    if found is not None:
-                        yield found
+        with self._errors("list"):
+            for parent, folders, files in os.walk(folder, onerror=_raise_unless_absent):
+                folders.sort()
+                for file in sorted(files):
+                    if file.startswith(ASIDE) is aside:
+                        found = self.entry(str(PurePosixPath(Path(parent, file).relative_to(self.root))))
+                        if found is not None:
+                            yield found
+
+    def holds(self, name: str, path: Path) -> bool:
+        stored = self.local(name)
+        if stored is None:
+            return False
+        with self._errors(f"read {name} in"), stored.open("rb") as one, path.open("rb") as other:
+            if os.fstat(one.fileno()).st_size != os.fstat(other.fileno()).st_size:
+                return False
+            while part := one.read(COPY_BYTES):
+                if part != other.read(COPY_BYTES):
+                    return False
+        return True
 
     def renew(self, name: str) -> bool:
-        try:
-            os.utime(self._path(name))
-        except (FileNotFoundError, PermissionError):
-            return False  # another user's file: whoever renews writes it again, as his own
+        with self._errors("write to"):
+            try:
+                os.utime(self._path(name))
+            except (FileNotFoundError, PermissionError):
+                return False  # another user's file: whoever renews writes it again, as his own
         return True
 
     def delete(self, name: str) -> None:
-        self._path(name).unlink(missing_ok=True)
+        with self._errors(f"delete {name} in"):
+            self._path(name).unlink(missing_ok=True)
 
     def now(self) -> datetime:
         # the clock that stamps the files, which on a network share is not this machine's
-        self.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.root) as file:
-            return datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+        with self._errors("ask the time of"):
+            try:
+                with tempfile.TemporaryFile(dir=self.root) as file:
+                    return datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+            except FileNotFoundError:
+                return datetime.now(UTC)  # nothing is stamped yet
+            except OSError as error:
+                if error.errno in REFUSED:
+                    return datetime.now(UTC)  # who cannot write here needs no better clock to read
+                raise
+
+    def probe(self) -> None:
+        name = f"runs/probe/{os.urandom(8).hex()}"
+        try:
+            if not self.create(name, b"1") or self.create(name, b"2"):
+                raise UsageError(f"the store {self.root} lets two writers create one file: use another file system")
+        finally:
+            self.delete(name)
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    # os.walk passes over what it cannot read, and who counts what is unreachable must not believe that it is empty
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -6,32 +6,41 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from llmcore.artifacts.disk import ask_for_room, disk_errors
 from llmcore.artifacts.manifest import Manifest
-from llmcore.artifacts.store import Store, suffix_of
+from llmcore.artifacts.store import TRANSFERS, Store, suffix_of
 from llmcore.errors import LlmcoreError, UsageError
 
 
 def export_files(store: Store, manifest: Manifest, folder: Path) -> None:
     """Copy every output, verified, to `folder` under its own name; the folder appears whole or not at all.
 
-    Raises UsageError if the folder exists and holds anything.
+    Raises UsageError if the folder exists and holds anything, or cannot be written.
     """
-    target = folder.expanduser().resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{folder}: exists already; name a new or empty folder")
-    try:
+    with disk_errors("write", str(folder), "choose another folder"):
+        target = folder.expanduser().resolve()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise UsageError(f"{folder}: exists already; name a new or empty folder")
+        ask_for_room(target.parent, sum(output.bytes for output in manifest.outputs.values()), str(folder))
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as aside:
             made = Path(aside) / target.name
             made.mkdir()
-            for name, output in manifest.outputs.items():
-                path = made / name
-                if not path.resolve().is_relative_to(made.resolve()):
-                    raise LlmcoreError(f"{manifest.step}: output name {name!r} leads out of the folder; not exported")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(store.fetch_blob(output.blob, suffix_of(name), name), path)
+            _copy(store, manifest, made)
             if target.exists():
                 target.rmdir()
             made.rename(target)
-    except OSError as error:
-        raise LlmcoreError(f"{folder}: cannot write: {error.strerror}; free space or choose another") from error
+
+
+def _copy(store: Store, manifest: Manifest, folder: Path) -> None:
+    outputs = list(manifest.outputs.items())
+    for name, _ in outputs:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise LlmcoreError(f"{manifest.step}: output name {name!r} leads out of the folder; not exported")
+    # so many at a time, because a local cache of a remote store need not hold them all
+    for start in range(0, len(outputs), TRANSFERS):
+        some = outputs[start : start + TRANSFERS]
+        paths = store.fetch_blobs((output.blob, suffix_of(name), name) for name, output in some)
+        for (name, _), path in zip(some, paths, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)

@@ -26,7 +26,7 @@ def machine() -> str:
 
 def identity() -> dict[str, Any]:
     """What to write down so that others can ask `is_dead` later."""
-    return {"machine": machine(), "pid": os.getpid(), "process_started": psutil.Process().create_time()}
+    return {"machine": machine(), "pid": os.getpid(), "process_started": _started(os.getpid())}
 
 
 def is_dead(identity: dict[str, Any]) -> bool:
@@ -34,11 +34,24 @@ def is_dead(identity: dict[str, Any]) -> bool:
     if identity.get("machine") != machine():
         return False
     try:
-        return bool(psutil.Process(identity["pid"]).create_time() != identity["process_started"])
-    except psutil.NoSuchProcess:
-        return True
+        return _started(identity["pid"]) != identity["process_started"]
     except psutil.Error:
         return False
+
+
+def _started(pid: int) -> float | None:
+    """When a process began, by a clock that nobody sets: ticks since boot. None if it is gone, or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        state, *rest = stat.rsplit(")", 1)[1].split()  # the name, in brackets, may hold anything
+        return None if state in "ZX" else float(rest[18])
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+    try:  # no Linux
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def end_with_parent() -> None:

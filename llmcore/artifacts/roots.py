@@ -157,7 +157,8 @@ class RunRoot:
         with self._lock:
             self._record["claim"] = {"of": recipe.stage.name, "artifact": recipe.key, "memos": memos}
             self._move()
-        while leases.holder(self.store, COLLECTION) is not None:
+        watch = leases.Watch()
+        while leases.holder(self.store, COLLECTION, watch) is not None:
             time.sleep(POLL_SECONDS)
 
     def hold(self, step: str, ref: ArtifactRef) -> None:

@@ -1,29 +1,34 @@
 """The store on any S3-compatible server, over boto3. Commits are `If-None-Match: *` writes.
 
-Fetched objects are kept in a local cache folder (`LLMCORE_CACHE`, default `~/.cache/llmcore`), named by bucket and key;
-whoever uses one verifies it against its name.
+Fetched blobs are kept in a local cache folder (`LLMCORE_CACHE`, default `~/.cache/llmcore`), named by bucket and key;
+whoever uses one verifies it against its name. What the network breaks is tried again (`outage.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import threading
 import time
+import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import ClientError
 
 from llmcore.artifacts.backends import Entry
+from llmcore.artifacts.cache import BlobCache
+from llmcore.artifacts.disk import ask_for_room, disk_errors
+from llmcore.artifacts.outage import answer_to, code_of
 from llmcore.errors import LlmcoreError, UsageError
 
 ABSENT = ("404", "NoSuchKey", "NotFound")
@@ -33,7 +38,14 @@ IN_FLIGHT = ("409", "ConditionalRequestConflict")
 # what one copy request may hold (S3's own limit is 5 GiB), and the parts a larger object is copied in
 COPY_LIMIT = 5 << 30
 COPY_PARTS = TransferConfig(multipart_threshold=COPY_LIMIT, multipart_chunksize=1 << 30)
+UPLOAD_PART = 8 << 20
+UPLOAD_PARTS = TransferConfig(multipart_threshold=UPLOAD_PART, multipart_chunksize=UPLOAD_PART)
+# up to here one request fetches an object; beyond, several fetch its parts at once
+ONE_REQUEST = 32 << 20
+CHUNK = 1 << 20
 UPLOAD = "?uploadId="
+
+Answer = TypeVar("Answer")
 
 
 class S3Backend:
@@ -49,7 +61,7 @@ class S3Backend:
             config=Config(
                 connect_timeout=5,
                 read_timeout=60,
-                retries={"max_attempts": 4, "mode": "standard"},
+                retries={"max_attempts": 2, "mode": "standard"},
                 # servers other than AWS reject the newer default checksums; blobs are verified by us
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
@@ -58,150 +70,222 @@ class S3Backend:
         )
         self.requests: Counter[str] = Counter()
         self.client.meta.events.register("before-send.s3", self._count)
+        self._probing = threading.Lock()
+        self._probed = False
         cache = Path(os.environ.get("LLMCORE_CACHE", Path.home() / ".cache" / "llmcore"))
         endpoint = hashlib.sha256(str(self.client.meta.endpoint_url).encode()).hexdigest()[:12]
-        self.cache = cache / endpoint / bucket
+        self.cache = BlobCache(cache, f"{endpoint}/{bucket}")
 
     def _count(self, event_name: str, **_: Any) -> None:
         self.requests[event_name.rsplit(".", 1)[1]] += 1
 
+    def _ask(self, doing: str, request: Callable[[], Answer], opening: bool = False) -> Answer:
+        return answer_to(request, doing, f"s3://{self.bucket}/{self.prefix}", opening)
+
+    def _ask_for(self, doing: str, request: Callable[[], Answer]) -> Answer | None:
+        """None if there is no such object."""
+
+        def unless_absent() -> Answer | None:
+            try:
+                return request()
+            except ClientError as error:
+                if code_of(error) in ABSENT:
+                    return None
+                raise
+
+        return self._ask(doing, unless_absent)
+
+    def _at(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self.prefix + name}
+
     def check(self) -> None:
         """UsageError if the bucket does not answer."""
-        with self._errors("reach"):
-            self.client.head_bucket(Bucket=self.bucket)
-
-    @contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
-        where = f"s3://{self.bucket}/{self.prefix}"
-        try:
-            yield
-        except (EndpointConnectionError, NoCredentialsError) as error:
-            raise UsageError(f"cannot {doing} {where}: {error}; check `store` and the AWS_* settings") from error
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            text = f"cannot {doing} {where}: {error.response['Error'].get('Code')} (HTTP {status})"
-            if status in (301, 400, 401, 403, 404):
-                raise UsageError(f"{text}; check `store` and the AWS_* settings") from error
-            raise LlmcoreError(f"{text}; run again") from error
-        except BotoCoreError as error:
-            raise UsageError(f"cannot {doing} {where}: {error}; check `store` and the AWS_* settings") from error
+        self._ask("reach", lambda: self.client.head_bucket(Bucket=self.bucket), opening=True)
 
     def read(self, name: str) -> bytes | None:
-        with self._errors(f"read {name} in"):
-            try:
-                body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read()
-            except ClientError as error:
-                if error.response["Error"]["Code"] in ABSENT:
-                    return None
-                raise
-        return body
+        def request() -> bytes:
+            body: bytes = self.client.get_object(**self._at(name))["Body"].read()
+            return body
+
+        return self._ask_for(f"read {name} in", request)
 
     def create(self, name: str, data: bytes) -> bool:
-        with self._errors(f"write {name} in"):
-            for attempt in range(20):
-                try:
-                    self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*")
-                    return True
-                except ClientError as error:
-                    code = error.response["Error"]["Code"]
-                    if code in LOST_RACE:
-                        # a retried request may have met its own first write
-                        return self.read(name) == data
-                    if code not in IN_FLIGHT:
-                        raise
-                    time.sleep(0.02 * (attempt + 1))
+        self._probe_once()
+        return self._create(name, data)
+
+    def _create(self, name: str, data: bytes) -> bool:
+        for attempt in range(20):
+            code = self._ask(f"write {name} in", lambda: self._put_unless_there(name, data))
+            if code is None:
+                return True
+            if code in LOST_RACE:
+                # a request that was tried again may have met its own first write
+                return self.read(name) == data
+            time.sleep(0.02 * (attempt + 1))
         raise LlmcoreError(f"cannot write {name} in s3://{self.bucket}: the server keeps answering 409; run again")
 
+    def _put_unless_there(self, name: str, data: bytes) -> str | None:
+        try:
+            self.client.put_object(**self._at(name), Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if code_of(error) in (*LOST_RACE, *IN_FLIGHT):
+                return code_of(error)
+            raise
+        return None
+
+    def probe(self) -> None:
+        """Create one object twice: a server that allows it would let two runs commit one artifact."""
+        name = f"runs/probe/{uuid.uuid4().hex}"
+        if not self._create(name, b"1"):
+            raise LlmcoreError(f"cannot write {name} in s3://{self.bucket}: it is there already; run again")
+        twice = self._create(name, b"2")
+        self.delete(name)
+        if twice:
+            raise UsageError(
+                f"the server of s3://{self.bucket} ignores `If-None-Match`, so two runs could commit one artifact: "
+                "use a server that honours it (AWS, Ceph, MinIO) or a folder as `store`"
+            )
+
+    def _probe_once(self) -> None:
+        with self._probing:
+            if not self._probed:
+                self.probe()
+                self._probed = True
+
     def replace(self, name: str, data: bytes) -> None:
-        with self._errors(f"write {name} in"):
-            self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
+        self._probe_once()
+        self._ask(f"write {name} in", lambda: self.client.put_object(**self._at(name), Body=data))
 
     def upload(self, name: str, path: Path) -> None:
-        with self._errors(f"upload {name} to"):
-            self.client.upload_file(str(path), self.bucket, self.prefix + name)
+        self._probe_once()
+        with disk_errors("read", str(path), "make it readable"):
+            self._ask(
+                f"upload {name} to",
+                lambda: self.client.upload_file(str(path), self.bucket, self.prefix + name, Config=UPLOAD_PARTS),
+            )
 
     def local(self, name: str, fresh: bool = False) -> Path | None:
-        target = self.cache / (self.prefix + name)
-        if not fresh and name.startswith("blobs/") and target.is_file():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=".aside-", dir=target.parent)
-        os.close(handle)
-        try:
-            with self._errors(f"fetch {name} from"):
-                try:
-                    self.client.download_file(self.bucket, self.prefix + name, aside)
-                except ClientError as error:
-                    if error.response["Error"]["Code"] in ABSENT:
-                        return None
-                    raise
-            os.replace(aside, target)
-        finally:
-            Path(aside).unlink(missing_ok=True)
-        return target
+        key = self.prefix + name
+        kept = None if fresh else self.cache.find(key)
+        if kept is not None:
+            return kept
+
+        def request() -> Path:
+            answer = self.client.get_object(**self._at(name))
+            with self.cache.filling(key, answer["ContentLength"]) as aside:
+                self._write(name, answer, aside)
+            return self.cache.path(key)
+
+        return self._ask_for(f"fetch {name} from", request)
+
+    def download(self, name: str, path: Path) -> bool:
+        def request() -> bool:
+            answer = self.client.get_object(**self._at(name))
+            ask_for_room(path.parent, answer["ContentLength"], str(path.parent))
+            self._write(name, answer, path)
+            return True
+
+        with disk_errors("write", str(path), "choose another folder"):
+            return bool(self._ask_for(f"fetch {name} from", request))
+
+    def _write(self, name: str, answer: Any, path: Path) -> None:
+        with closing(answer["Body"]) as body:
+            if answer["ContentLength"] <= ONE_REQUEST:
+                with path.open("wb") as file:
+                    for chunk in body.iter_chunks(CHUNK):
+                        file.write(chunk)
+                return
+        self.client.download_file(self.bucket, self.prefix + name, str(path))
 
     def entry(self, name: str) -> Entry | None:
-        with self._errors(f"look at {name} in"):
-            try:
-                head = self.client.head_object(Bucket=self.bucket, Key=self.prefix + name)
-            except ClientError as error:
-                if error.response["Error"]["Code"] in ABSENT:
-                    return None
-                raise
-        return Entry(name, head["ContentLength"], head["LastModified"].astimezone(UTC))
+        head = self._head(name, "look at")
+        return None if head is None else Entry(name, head["ContentLength"], head["LastModified"].astimezone(UTC))
+
+    def _head(self, name: str, doing: str) -> Any:
+        return self._ask_for(f"{doing} {name} in", lambda: self.client.head_object(**self._at(name)))
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        with self._errors(f"list {prefix} in"):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self.prefix + prefix
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    yield Entry(
-                        item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].astimezone(UTC)
-                    )
-
-    def delete(self, name: str) -> None:
-        with self._errors(f"delete {name} in"):
-            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
-        (self.cache / (self.prefix + name)).unlink(missing_ok=True)
-
-    def renew(self, name: str) -> bool:
-        key = self.prefix + name
-        itself = {"Bucket": self.bucket, "Key": key}
-        with self._errors(f"renew {name} in"):
-            try:
-                head = self.client.head_object(**itself)
-                if head["ContentLength"] <= COPY_LIMIT:
-                    # S3 refuses to copy an object onto itself unless something about it is replaced
-                    self.client.copy_object(**itself, CopySource=itself, MetadataDirective="REPLACE")
-                else:
-                    self.client.copy(itself, self.bucket, key, Config=COPY_PARTS)
-            except ClientError as error:
-                if error.response["Error"]["Code"] in ABSENT:
-                    return False
-                raise
-        return True
+        after: dict[str, str] = {}
+        while True:
+            page = self._page(self.client.list_objects_v2, prefix, after)
+            for item in page.get("Contents", ()):
+                yield Entry(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].astimezone(UTC))
+            if not page.get("IsTruncated"):
+                return
+            after = {"ContinuationToken": page["NextContinuationToken"]}
 
     def unfinished(self) -> Iterator[Entry]:
-        with self._errors("list the uploads to"):
-            for page in self.client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.bucket, Prefix=self.prefix
-            ):
-                for item in page.get("Uploads", ()):
-                    name = item["Key"].removeprefix(self.prefix) + UPLOAD + item["UploadId"]
-                    yield Entry(name, 0, item["Initiated"].astimezone(UTC))
+        after: dict[str, str] = {}
+        while True:
+            page = self._page(self.client.list_multipart_uploads, "", after)
+            for item in page.get("Uploads", ()):
+                name = item["Key"].removeprefix(self.prefix) + UPLOAD + item["UploadId"]
+                yield Entry(name, 0, item["Initiated"].astimezone(UTC))
+            if not page.get("IsTruncated"):
+                return
+            after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def _page(self, operation: Callable[..., Any], prefix: str, after: dict[str, str]) -> Any:
+        return self._ask(
+            f"list {prefix} in", lambda: operation(Bucket=self.bucket, Prefix=self.prefix + prefix, **after)
+        )
+
+    def holds(self, name: str, path: Path) -> bool:
+        """By size and ETag, which is the MD5 of the bytes or of the parts they were uploaded in.
+
+        Where the server says something else (it encrypts with a key of its own, say) the answer is no.
+        """
+        head = self._head(name, "look at")
+        with disk_errors("read", str(path), "make it readable"):
+            stat = path.stat()
+            return (
+                head is not None
+                and head["ContentLength"] == stat.st_size
+                and head["ETag"].strip('"') in _etags(path, stat.st_size, stat.st_mtime_ns)
+            )
+
+    def renew(self, name: str) -> bool:
+        self._probe_once()
+        itself = self._at(name)
+
+        def request() -> bool:
+            # S3 refuses to copy an object onto itself unless something about it is replaced
+            if self.client.head_object(**itself)["ContentLength"] <= COPY_LIMIT:
+                self.client.copy_object(**itself, CopySource=itself, MetadataDirective="REPLACE")
+            else:
+                self.client.copy(itself, itself["Bucket"], itself["Key"], Config=COPY_PARTS)
+            return True
+
+        return bool(self._ask_for(f"renew {name} in", request))
 
     def abandon(self, entry: Entry) -> None:
         name, _, upload = entry.name.rpartition(UPLOAD)
-        with self._errors(f"abandon an upload of {name} to"):
+
+        def request() -> None:
             try:
-                self.client.abort_multipart_upload(Bucket=self.bucket, Key=self.prefix + name, UploadId=upload)
+                self.client.abort_multipart_upload(**self._at(name), UploadId=upload)
             except ClientError as error:
-                if error.response["Error"]["Code"] not in (*ABSENT, "NoSuchUpload"):
+                if code_of(error) not in (*ABSENT, "NoSuchUpload"):
                     raise
 
+        self._ask(f"abandon an upload of {name} to", request)
+
+    def delete(self, name: str) -> None:
+        self._ask(f"delete {name} in", lambda: self.client.delete_object(**self._at(name)))
+        self.cache.forget(self.prefix + name)
+
     def now(self) -> datetime:
-        with self._errors("ask the time of"):
-            answer = self.client.head_bucket(Bucket=self.bucket)
+        answer = self._ask("ask the time of", lambda: self.client.head_bucket(Bucket=self.bucket))
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
+
+
+@lru_cache(maxsize=1024)
+def _etags(path: Path, size: int, mtime_ns: int) -> frozenset[str]:
+    """What S3 may call these bytes: uploaded at once, or in our parts. The file's size and time are the cache's key."""
+    whole, parts = hashlib.md5(usedforsecurity=False), []
+    with path.open("rb") as file:
+        while part := file.read(UPLOAD_PART):
+            whole.update(part)
+            parts.append(hashlib.md5(part, usedforsecurity=False).digest())
+    in_parts = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
+    return frozenset({whole.hexdigest(), f"{in_parts}-{len(parts)}"})

@@ -14,17 +14,20 @@ A store is a URI: `file:///folder` or `s3://bucket/prefix`. Both backends offer 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from llmcore.artifacts.backends import Backend, FileBackend
 from llmcore.artifacts.keys import file_digest
 from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
 
+# what would be read otherwise in a URI, or lost at its ends
+RESERVED = re.compile(r"[%#?\s\x00-\x1f\x7f]")
 TRANSFERS = 16  # blobs on their way at a time; each waits for its answer most of the time
 
 Item = TypeVar("Item")
@@ -48,10 +51,9 @@ class Store:
         Its name is added to `found`, for `check_found` to look at it once more after the commit.
         """
         digest = file_digest(path)
-        name, size = blob_name(digest, suffix), path.stat().st_size
-        if size > self.backend.rewritten_bytes:
-            present = self.backend.entry(name)
-            if present is not None and present.bytes == size and self.backend.renew(name):
+        name = blob_name(digest, suffix)
+        if path.stat().st_size > self.backend.rewritten_bytes:
+            if self.backend.holds(name, path) and self.backend.renew(name):
                 if found is not None:
                     found.add(name)
                 return digest
@@ -79,18 +81,26 @@ class Store:
         name = blob_name(digest, suffix)
         wanted = f"{label} ({name})" if label else name
         path = self.backend.local(name)
+        if path is not None and not self._is_verified(path, digest):
+            # a local copy may have been damaged while the store's bytes are sound
+            path = self.backend.local(name, fresh=True)
+            if path is not None and not self._is_verified(path, digest):
+                raise CorruptBlobError(
+                    f"corrupt blob: {wanted} in {self.uri} does not hash to its name, read twice; "
+                    "rerun its stage with --force, which writes it anew"
+                )
         if path is None:
             raise CorruptBlobError(f"blob missing: {wanted} is not in {self.uri}; rerun its stage with --force")
+        return path
+
+    def _is_verified(self, path: Path, digest: str) -> bool:
         stat = path.stat()
         seen = (digest, stat.st_mtime_ns, stat.st_size)
         if seen not in self._verified:
             if file_digest(path) != digest:
-                raise CorruptBlobError(
-                    f"corrupt blob: {wanted} in {self.uri} does not hash to its name; "
-                    "delete it and rerun its stage with --force"
-                )
+                return False
             self._verified.add(seen)
-        return path
+        return True
 
     def fetch_blobs(self, wanted: Iterable[tuple[str, str, str]]) -> list[Path]:
         """`fetch_blob` of several (digest, suffix, label), TRANSFERS at a time; their paths in the order given."""
@@ -159,20 +169,28 @@ def suffix_of(name: str) -> str:
 
 @lru_cache(maxsize=8)
 def open_store(uri: str) -> Store:
-    """Open `file://…` or `s3://bucket/prefix`. UsageError for another scheme or an S3 server that does not answer."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        if parts.netloc not in ("", "~", "localhost"):
+    """Open `file://…` or `s3://bucket/prefix`. UsageError for another scheme or an S3 server that does not answer.
+
+    In a file URI `%xx` stands for a byte of the path, as everywhere; an S3 prefix is taken as it is written. The
+    store's own `uri` opens the same store again.
+    """
+    scheme, separator, place = uri.partition("://")
+    if scheme == "file" and separator:
+        host, slash, path = place.partition("/")
+        if host not in ("", "~", "localhost"):
             raise UsageError(f"store: {uri!r} has a host; write file:///folder or file://~/folder")
-        text = unquote(parts.path)
-        root = Path.home() / text.lstrip("/") if parts.netloc == "~" else Path(text)
-        if not root.is_absolute():
+        if not slash and host != "~":
             raise UsageError(f"store: {uri!r} is not absolute; write file:///folder or file://~/folder")
-        return Store(f"file://{root}", FileBackend(root))
-    if parts.scheme == "s3" and parts.netloc:
+        root = Path.home() / unquote(path) if host == "~" else Path("/", unquote(path))
+        if root.exists() and not root.is_dir():
+            raise UsageError(f"store: {root} is no folder; name one, or a path where one can be made")
+        return Store("file://" + RESERVED.sub(lambda found: quote(found.group()), str(root)), FileBackend(root))
+    bucket, _, prefix = place.partition("/")
+    if scheme == "s3" and bucket:
         from llmcore.artifacts.s3 import S3Backend
 
-        backend = S3Backend(parts.netloc, parts.path.strip("/"))
+        prefix = prefix.strip("/")
+        backend = S3Backend(bucket, prefix)
         backend.check()
-        return Store(uri.rstrip("/"), backend)
+        return Store(f"s3://{bucket}/{prefix}".rstrip("/"), backend)
     raise UsageError(f"store: {uri!r} is no store; write file:///folder or s3://bucket/prefix")

@@ -54,8 +54,12 @@ def _store(uri: str) -> Finding:
     try:
         store = open_store(uri)
         store.backend.now()
-    except (LlmcoreError, OSError) as error:
+    except LlmcoreError as error:
         return Finding("store", "broken", str(error))
+    try:
+        store.backend.probe()
+    except LlmcoreError as error:
+        return Finding("store", "broken", f"{error} (what is in it can be read)")
     return Finding("store", "ok", store.uri)
 
 
