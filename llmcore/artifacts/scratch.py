@@ -23,6 +23,7 @@ from llmcore.artifacts.keys import file_digest
 from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError
 
+LOOKS = 5  # at a folder in which checkpoints are being rotated
 MAY_GROW_BYTES = 1 << 20  # logs and the like are copied, because a link would go on growing
 
 
@@ -51,7 +52,10 @@ def save_scratch(store: Store, key: str, scratch: Path) -> None:
     """Make the store's copy equal the local one; on a file store they are the same folder."""
     if isinstance(store.backend, FileBackend):
         return
-    with tempfile.TemporaryDirectory(prefix=".copy-", dir=scratch.parent) as held:
+    with (
+        disk_errors("copy", str(scratch), "set TMPDIR"),
+        tempfile.TemporaryDirectory(prefix=".copy-", dir=scratch.parent) as held,
+    ):
         files = _hold(scratch, Path(held))
         digests = {name: file_digest(path) for name, path in files.items()}
         store.each(sorted(files), lambda name: _send(store, _file(key, digests[name]), files[name]))
@@ -97,13 +101,22 @@ def _send(store: Store, name: str, path: Path) -> None:
 
 def _hold(scratch: Path, held: Path) -> dict[str, Path]:
     """Links to all files that are whole, by name; what vanishes meanwhile is left out."""
+    for look in range(LOOKS):
+        files, broken = _hold_once(scratch, held / str(look))
+        if not broken:
+            break
+    return files
+
+
+def _hold_once(scratch: Path, held: Path) -> tuple[dict[str, Path], bool]:
+    """The links, and whether a checkpoint was left out because it was rotated away under us."""
     names = [name for name in _names(scratch) if not any(part.startswith(".") for part in name.parts)]
     # a marker comes into being after the files it names and goes before them: who links it first can tell their loss
     markers = {name for name in names if len(name.parts) == 1 and name.suffix == ".json"}
     found = [name for name in sorted(names, key=lambda name: name not in markers) if _link(scratch, held, name)]
     files = {str(name): held / name for name in found}
-    whole = {str(name) for name in found if name not in markers or _named_by(held / name) <= files.keys()}
-    return {name: path for name, path in files.items() if name in whole}
+    whole = [name for name in found if name not in markers or _named_by(held / name) <= files.keys()]
+    return {str(name): held / name for name in whole}, not markers.issubset(whole)
 
 
 def _names(scratch: Path) -> list[PurePosixPath]:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import subprocess
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
-from llmcore.artifacts import lease
+from llmcore.artifacts import outage
 from llmcore.artifacts.backends import FileBackend
 from llmcore.artifacts.epochs import Epochs
+from llmcore.artifacts.export import export_files
+from llmcore.artifacts.manifest import Manifest, Output
 from llmcore.artifacts.s3 import S3Backend
+from llmcore.artifacts.scratch import open_scratch
 from llmcore.artifacts.store import Store, blob_name, open_store
 from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
+from llmcore.planning.doctor import examine
 from tests import s3_server
 from tests.prefect_server import free_port, wait_for
 
@@ -60,6 +67,13 @@ def test_a_blob_that_is_found_is_renewed_and_not_written_again(store: Store, tmp
         assert file.stat().st_ino == inode
     assert written(store, name) > before
     assert store.fetch_blob(store.put_blob(path)).read_bytes() == b"the same bytes"
+
+
+def test_a_blob_damaged_in_place_is_written_anew_by_whoever_makes_it_again(store: Store, tmp_path: Path) -> None:
+    path = file_of(tmp_path, b"sound")
+    store.put_blob(path)
+    store.backend.replace(blob_name(hashlib.sha256(b"sound").hexdigest()), b"souns")
+    assert store.fetch_blob(store.put_blob(path)).read_bytes() == b"sound"
 
 
 def test_what_is_gone_cannot_be_renewed(store: Store, tmp_path: Path) -> None:
@@ -193,18 +207,6 @@ def test_the_store_tells_the_time_it_stamps(store: Store) -> None:
     assert entry is not None and abs(store.backend.now() - entry.written) < timedelta(seconds=10)
 
 
-def test_a_lease_that_another_took_over_is_lost(store: Store) -> None:
-    held = lease.take(store, "k", still_wanted=lambda: True, waiting=lambda holder: None)
-    assert held is not None
-    held.check()
-    assert lease.take(store, "k", still_wanted=lambda: False, waiting=lambda holder: None) is None
-    store.backend.create("runs/k/lease/000000009", b'{"owner": "another"}')
-    with pytest.raises(lease.LeaseLostError, match="another process took the work over"):
-        held.check()
-    held.give_back()
-    assert [entry.name for entry in store.backend.entries("runs/k/lease/")][-1] == "runs/k/lease/000000009"
-
-
 @pytest.mark.parametrize("uri", ["s3://there-is-no-such-bucket-here/x", "ftp://host/x", "file://host/x", "file:x"])
 def test_a_store_that_is_none_is_refused_in_one_line(moto_server: dict[str, str], uri: str) -> None:
     with s3_server.in_environment(moto_server), pytest.raises(UsageError) as error:
@@ -212,7 +214,148 @@ def test_a_store_that_is_none_is_refused_in_one_line(moto_server: dict[str, str]
     assert "store" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_s3_server_that_does_not_answer_is_one_line(moto_server: dict[str, str]) -> None:
+def test_an_s3_server_that_does_not_answer_is_one_line(
+    moto_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage, "OPEN_SECONDS", 0.5)
     dead = {**moto_server, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
     with s3_server.in_environment(dead), pytest.raises(UsageError, match=r"cannot reach s3://stores/x/.*AWS_"):
         open_store("s3://stores/x")
+
+
+@pytest.mark.parametrize(
+    ("written", "folder"),
+    [
+        ("a%23b", "a#b"),
+        ("a%2523b", "a%23b"),
+        ("a#b?c", "a#b?c"),
+        ("a b", "a b"),
+        ("a%20", "a "),
+        ("tab%09end", "tab\tend"),
+        ("Ærø 日本", "Ærø 日本"),
+        ("%C3%86r%C3%B8", "Ærø"),
+        ("100%", "100%"),
+    ],
+)
+def test_a_folders_uri_opens_the_same_folder_again(tmp_path: Path, written: str, folder: str) -> None:
+    store = open_store(f"file://{tmp_path}/{written}")
+    store.set_ref("a", {"in": folder})
+    assert (tmp_path / folder / "refs" / "a.json").is_file()
+    again = open_store(store.uri)
+    assert again.uri == store.uri and again.ref("a") == {"in": folder}
+
+
+@pytest.mark.parametrize("prefix", ["a%23b", "a#b?c", "a b", "Ærø 日本", "100%", "a/b/"])
+def test_a_buckets_uri_opens_the_same_prefix_again(moto_server: dict[str, str], prefix: str) -> None:
+    with s3_server.in_environment(moto_server):
+        bucket = s3_server.make_bucket(f"stores-{uuid.uuid4().hex[:8]}")
+        store = open_store(f"{bucket}/{prefix}")
+        store.set_ref("a", {"in": prefix})
+        assert store.backend.renew("refs/a.json")
+        again = open_store(store.uri)
+        assert again.uri == store.uri and again.ref("a") == {"in": prefix}
+        (entry,) = open_store(bucket).backend.entries("")
+        assert entry.name == f"{prefix.strip('/')}/refs/a.json"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_a_read_only_store_serves_reads_and_refuses_writes_in_one_line(small_disk: Path, tmp_path: Path) -> None:
+    store = open_store(f"file://{small_disk}/store")
+    digest = store.put_blob(file_of(tmp_path, b"1"))
+    store.commit("artifacts/a/1.json", {"a": 1})
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert store.fetch_blob(digest).read_bytes() == b"1" and store.record("artifacts/a/1.json") == {"a": 1}
+    assert abs(store.backend.now() - datetime.now(UTC)) < timedelta(seconds=10)
+    assert [entry.name for entry in store.backend.entries("artifacts/")] == ["artifacts/a/1.json"]
+    absent = open_store(f"file://{small_disk}/absent")
+    assert absent.record("artifacts/a/1.json") is None and absent.backend.now()
+    for write in (
+        lambda: store.commit("artifacts/a/2.json", {}),
+        lambda: store.backend.delete("artifacts/a/1.json"),
+        lambda: store.put_blob(file_of(tmp_path, b"1")),
+        lambda: store.put_blob(file_of(tmp_path, b"2")),
+        lambda: store.set_ref("a", {}),
+        lambda: open_scratch(store, "k", tmp_path),
+        lambda: absent.commit("artifacts/a/2.json", {}),
+    ):
+        with pytest.raises(UsageError, match=r"cannot .* the store .*Read-only file system; set `store`") as error:
+            write()
+        assert "\n" not in str(error.value)
+    (found,) = [finding for finding in examine(store.uri) if finding.what == "store"]
+    assert found.state == "broken" and "Read-only" in found.detail and "can be read" in found.detail
+
+
+def test_room_is_asked_for_before_a_large_write(small_disk: Path, tmp_path: Path) -> None:
+    store = open_store(f"file://{small_disk}/store")
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(3 << 20))
+    with pytest.raises(LlmcoreError, match=r"no space left in the store .*3,145,728 bytes wanted"):
+        store.put_blob(large)
+    roomy = open_store(f"file://{tmp_path}/roomy")
+    outputs = {"large.bin": Output(roomy.put_blob(large, ".bin"), large.stat().st_size)}
+    manifest = Manifest("step", "key", "digest", {"stage": "s"}, {}, outputs, {})
+    with pytest.raises(LlmcoreError, match=r"no space left in .*3,145,728 bytes wanted"):
+        export_files(roomy, manifest, small_disk / "exported")
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+    export_files(roomy, manifest, tmp_path / "exported")
+    assert (tmp_path / "exported" / "large.bin").read_bytes() == large.read_bytes()
+
+
+def test_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="is no folder"):
+        open_store(f"file://{tmp_path}/file")
+    inside = open_store(f"file://{tmp_path}/file/inside")
+    loop = open_store(f"file://{tmp_path}/store")
+    for folder in ("blobs", "artifacts", "refs"):
+        (tmp_path / "store" / folder).parent.mkdir(exist_ok=True)
+        (tmp_path / "store" / folder).symlink_to(folder)
+    for work in (
+        lambda: inside.record("artifacts/a/1.json"),
+        lambda: inside.commit("artifacts/a/1.json", {}),
+        lambda: inside.backend.now(),
+        lambda: inside.backend.delete("refs/a.json"),
+        lambda: loop.ref("a"),
+        lambda: loop.set_ref("a", {}),
+        lambda: list(loop.refs()),  # who counted this as empty would collect everything as garbage
+        lambda: loop.put_blob(file_of(tmp_path, b"1")),
+    ):
+        with pytest.raises(UsageError, match=r"cannot .* the store .*set `store`") as error:
+            work()
+        assert "\n" not in str(error.value)
+
+
+def test_a_store_of_another_user_is_one_line(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    store.set_ref("a", {})
+    store.put_blob(file_of(tmp_path, b"1"))
+    (tmp_path / "store").chmod(0)
+    us = os.geteuid()
+    try:
+        if us == 0:
+            os.seteuid(65534)
+        for work in (
+            lambda: store.ref("a"),
+            lambda: list(store.refs()),
+            lambda: store.set_ref("a", {}),
+            lambda: store.fetch_blob(hashlib.sha256(b"1").hexdigest()),
+            lambda: store.backend.delete("refs/a.json"),
+        ):
+            with pytest.raises(UsageError, match=r"cannot .* the store .*Permission denied; set `store`"):
+                work()
+    finally:
+        os.seteuid(us)
+        (tmp_path / "store").chmod(0o755)
