@@ -49,9 +49,9 @@ Answer = TypeVar("Answer")
 
 
 class S3Backend:
-    rewritten_bytes = 1 << 20  # one request instead of two
-
     """A bucket, or a part of one. `requests` counts what this process asked of it, by operation."""
+
+    rewritten_bytes = 1 << 20  # one request instead of three
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self.bucket = bucket

@@ -52,12 +52,12 @@ class Store:
         """
         digest = file_digest(path)
         name = blob_name(digest, suffix)
-        if path.stat().st_size > self.backend.rewritten_bytes:
-            if self.backend.holds(name, path) and self.backend.renew(name):
-                if found is not None:
-                    found.add(name)
-                return digest
-        self.backend.upload(name, path)
+        large = path.stat().st_size > self.backend.rewritten_bytes
+        if large and self.backend.holds(name, path) and self.backend.renew(name):
+            if found is not None:
+                found.add(name)
+        else:
+            self.backend.upload(name, path)
         return digest
 
     def check_found(self, found: Iterable[str], what: str) -> None:

@@ -12,9 +12,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from llmcore.artifacts import lease, outage
+from llmcore.artifacts import lease, outage, processes
 from llmcore.artifacts.epochs import Epochs
 from llmcore.artifacts.store import Store, open_store
 from tests import s3_server
@@ -111,8 +112,8 @@ def test_a_live_holder_in_another_container_with_our_host_name_keeps_its_lease(f
 
 
 def test_a_holder_of_another_boot_is_not_looked_up_among_our_processes(folder: Store, quick: None) -> None:
-    gone = {"owner": "x", **lease._place(), "pid": 1 << 30, "process_started": 1}
-    row_of(folder).create(1, {**gone, "boot": "another"})
+    gone = {"owner": "x", **processes.identity(), "pid": 1 << 30}
+    row_of(folder).create(1, {**gone, "machine": "another boot:1"})
     assert take(folder, looks(10)) is None
     row_of(folder).create(2, gone)
     took(folder).give_back()
@@ -149,6 +150,28 @@ def test_a_holder_that_renews_is_waited_for_and_one_that_stands_still_is_not(
     assert stopped.is_set()
     held.check()
     held.give_back()
+
+
+def test_a_clock_that_is_set_does_not_make_a_live_process_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = processes.identity()
+    assert not processes.is_dead(mine)
+    assert processes.is_dead(mine | {"process_started": mine["process_started"] - 1})
+    # what psutil makes of the start moves with the clock
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1.0)
+    assert not processes.is_dead(mine)
+
+
+def test_who_only_asks_is_told_a_holder_until_it_was_silent_for_long(folder: Store) -> None:
+    assert lease.holder(folder, "k") is None
+    row_of(folder).create(1, {"owner": "x", "host": "far away", "pid": 7})
+    assert lease.holder(folder, "k") == "process 7 on far away"
+    newest = row_of(folder).newest()
+    assert newest is not None
+    file = folder.backend.local(newest.entry.name)
+    assert file is not None
+    os.utime(file, (time.time() - lease.SILENT_SECONDS - 9, time.time() - lease.SILENT_SECONDS - 9))
+    assert lease.holder(folder, "k") is None
+    assert lease.holder(folder, "k", lease.Watch()) == "process 7 on far away"
 
 
 def test_what_the_waiter_slept_through_was_not_watched(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,10 +189,15 @@ def test_requests_are_counted_and_few(bucket: str, tmp_path: Path) -> None:
     store, backend = new_store(bucket)
     store.commit("artifacts/a/1.json", {})  # the first write proves the server
     backend.requests.clear()
-    digest = put(store, tmp_path, b"1")
+    put(store, tmp_path, b"1")
+    put(store, tmp_path, b"1")
+    assert backend.requests == {"PutObject": 2}
+    backend.requests.clear()
+    large = os.urandom(2 << 20)
+    digest = put(store, tmp_path, large)
     assert backend.requests == {"HeadObject": 1, "PutObject": 1}
     backend.requests.clear()
-    put(store, tmp_path, b"1")
+    put(store, tmp_path, large)
     assert backend.requests == {"HeadObject": 2, "CopyObject": 1}
     backend.requests.clear()
     store.fetch_blob(digest)
@@ -250,7 +255,7 @@ def test_a_server_that_ignores_if_none_match_is_refused_at_the_first_write_and_b
         assert store.fetch_blob(digest).read_bytes() == b"1"
         for write in (
             lambda: store.commit("artifacts/a/1.json", {}),
-            lambda: store.set_ref("a", {}),
+            lambda: store.replace("refs/a.json", {}),
             lambda: put(store, tmp_path, b"2"),
         ):
             with pytest.raises(UsageError, match="ignores `If-None-Match`") as error:
