@@ -221,9 +221,9 @@ class S3Backend:
             for item in page.get("Uploads", ()):
                 name = item["Key"].removeprefix(self.prefix) + UPLOAD + item["UploadId"]
                 yield Entry(name, 0, item["Initiated"].astimezone(UTC))
-            if not page.get("IsTruncated"):
+            if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
                 return
-            after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+            after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
 
     def _page(self, operation: Callable[..., Any], prefix: str, after: dict[str, str]) -> Any:
         return self._ask(
