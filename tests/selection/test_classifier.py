@@ -70,5 +70,5 @@ def test_a_model_that_a_full_disk_cut_short_is_an_error(corpus: pl.DataFrame, tm
         run = LocalRun(tmp_path / "run")
         run.out.rmdir()
         run.out.symlink_to(disk)
-        with pytest.raises(LlmcoreError, match="model.bin: what lies there is not what was written"):
+        with pytest.raises(LlmcoreError, match=r"model\.bin: what lies there is not what was written"):
             train(given, ClassifierParams(max_passages=200, epochs=1), run)
