@@ -366,6 +366,8 @@ class Writer:
         return found
 
     def tokenizer(self, documents: pl.DataFrame) -> None:
+        if (self.folder / "tokenizer").exists():
+            return
         module = import_module("llmcore.tokens.tokenizer")
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "few.parquet"
