@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,26 @@ from pydantic import Field
 
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
+from llmcore.artifacts.written import check_written
 from llmcore.errors import LlmcoreError
+from llmcore.tokens.draw import first_within
 
 LN2 = float(np.log(2))
 ORDERS = {"unigram": 1, "ngram_5": 5, "ngram_7": 7}
 PROMPT_WORDS = 6
 HELD_OUT = ("test", "validation")
 SPLITS = (*HELD_OUT, "train")
+DRAWN = pl.Schema(
+    {
+        "id": pl.String(),
+        "source": pl.String(),
+        "tokens": pl.List(pl.UInt32()),
+        "n_tokens": pl.Int64(),
+        "n_bytes": pl.Int64(),
+        "text": pl.String(),
+    }
+)
+XZ_TOGETHER = 8 << 20  # bytes of text up to which two compressions run side by side; one takes up to 700 MB
 
 
 class EvaluateParams(Params):
@@ -72,6 +85,7 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
         scored.append(_score(model, table, split, beginning))
     documents = pl.concat(scored)
     documents.write_parquet(run.out / "documents.parquet", compression="zstd")
+    check_written(run.out / "documents.parquet", lambda path: pl.read_parquet(path).equals(documents))
 
     run.progress(3, 6, "baselines")
     report = {"splits": _splits(documents, drawn, params.seed), "gap": _gap(documents)}
@@ -108,15 +122,25 @@ def _load(files: Files, load: Any) -> Any:
 
 
 def _draw(documents: Files, tokens: Files, split: str, most: int) -> pl.DataFrame:
-    """A split's documents with their tokens, as many as `most` bytes of text hold and at least one, in the order of
-    their ids, which are hashes: a fair draw, the same in each run, of a corpus that need not fit into memory."""
-    paths = [documents.path(name) for name in documents.names("kept/")]
-    texts = pl.scan_parquet(paths).filter(pl.col("split") == split)
-    sizes = texts.select("id", size=pl.col("text").str.len_bytes()).collect().sort("id")
-    chosen = sizes.filter(pl.col("size").cum_sum() - pl.col("size") < most).select("id").lazy()
-    pieces = [tokens.path(name) for name in tokens.names(f"{split}/")]
-    scored = pl.scan_parquet(pieces).join(chosen, on="id", how="semi")
-    return scored.join(texts.select("id", "text"), on="id").sort("id").collect()
+    """A split's documents (id, source, tokens, n_tokens, n_bytes, text), as many as `most` bytes of text hold and at
+    least one, in the order of their ids, which are hashes: a fair draw, the same in each run. One shard at a time."""
+    names = tokens.names(f"{split}/")
+    empty = pl.DataFrame(schema={"id": pl.String, "n_bytes": pl.Int64, "shard": pl.UInt32})
+    sizes = (
+        pl.read_parquet(tokens.path(name), columns=["id", "n_bytes"]).with_columns(shard=pl.lit(number, pl.UInt32))
+        for number, name in enumerate(names)
+    )
+    chosen = first_within(chain([empty], sizes), ("id",), "n_bytes", most)
+    parts = [pl.DataFrame(schema=DRAWN)]
+    for (number,), rows in sorted(chosen.partition_by("shard", as_dict=True).items()):
+        name = names[int(number)]
+        ids = rows.select("id").lazy()
+        texts = pl.scan_parquet(documents.path(name.replace(f"{split}/", "kept/", 1))).select("id", "text")
+        pieces = pl.scan_parquet(tokens.path(name)).select(list(DRAWN)[:-1]).cast({"tokens": DRAWN["tokens"]})
+        parts.append(
+            pieces.join(ids, on="id", how="semi").join(texts.join(ids, on="id", how="semi"), on="id").collect()
+        )
+    return pl.concat(parts).sort("id")
 
 
 def _score(model: Any, tokens: pl.DataFrame, split: str, beginning: int) -> pl.DataFrame:
@@ -134,18 +158,15 @@ def _score(model: Any, tokens: pl.DataFrame, split: str, beginning: int) -> pl.D
 
 
 def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:
-    from llmcore.evaluation.baselines import NgramModel, xz_bytes
+    from llmcore.evaluation.baselines import ngram_bits, xz_sizes
     from llmcore.evaluation.bits_per_byte import perplexity, with_interval
 
     held_out = {split: [text.encode() for text in texts[split]["text"]] for split in HELD_OUT if texts[split].height}
     trained = [text.encode() for text in texts["train"]["text"]]
-    before = b"\n".join(trained)
-    with ThreadPoolExecutor(2) as pool:  # xz lets go of the interpreter; each takes 700 MB
-        alone = pool.submit(xz_bytes, before)
-        packed = {split: pool.submit(xz_bytes, b"\n".join(held)) for split, held in held_out.items()}
-        on_top = {split: pool.submit(xz_bytes, b"\n".join([before, *held])) for split, held in held_out.items()}
-        ngram = NgramModel(trained, max(ORDERS.values()))
-        bits = {split: np.stack([ngram.bits(text) for text in held]) for split, held in held_out.items()}
+    sizes = xz_sizes(trained, held_out, 2 if sum(map(len, trained)) <= XZ_TOGETHER else 1)
+    every = [text for held in held_out.values() for text in held]
+    rows_of = np.split(ngram_bits(trained, every, max(ORDERS.values())), np.cumsum([*map(len, held_out.values())])[:-1])
+    bits = dict(zip(held_out, rows_of, strict=True))
     found = {}
     for split, held in held_out.items():
         rows = documents.filter(pl.col("split") == split)
@@ -154,8 +175,9 @@ def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: in
         for name, order in ORDERS.items():
             baselines[name] = with_interval(bits[split][:, order - 1], size, seed)
         length = sum(map(len, held)) + len(held) - 1
-        baselines["xz"] = {"value": round(8 * packed[split].result() / length, 6)}
-        baselines["xz_after_train"] = {"value": round(8 * (on_top[split].result() - alone.result()) / length, 6)}
+        alone, on_top = sizes[split]
+        baselines["xz"] = {"value": round(8 * alone / length, 6)}
+        baselines["xz_after_train"] = {"value": round(8 * on_top / length, 6)}
         found[split] = {
             "documents": rows.height,
             "bytes": int(rows["bytes"].sum()),

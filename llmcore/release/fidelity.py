@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from llmcore.artifacts.stage import Files
 from llmcore.errors import LlmcoreError
 from llmcore.model import huggingface
+from llmcore.tokens.draw import first_within
 
 PIECE = 512  # tokens read in one go
 BATCH_TOKENS = 2_048  # tokens whose logits are in memory at once
@@ -34,11 +35,18 @@ class Losses:
     bits_per_byte: float
     formats: Mapping[str, dict[str, float]]
 
+    def __or__(self, other: Losses) -> Losses:
+        """With further formats, measured on the same text."""
+        return replace(other, formats={**self.formats, **other.formats})
+
+
+NOTHING = Losses(0, 0, 0.0, {})
+
 
 def held_out_split(tokens: Files) -> str:
     """The split to measure on: validation, or test where validation is empty. LlmcoreError if both are."""
     for split in ("validation", "test"):
-        if any((table["n_tokens"] > 1).any() for _, table in tokens.tables(f"{split}/")):
+        if any((_lengths(tokens, name)["n_tokens"] > 1).any() for name in tokens.names(f"{split}/")):
             return split
     raise LlmcoreError("validation/: no held-out tokens to measure on; enlarge split.validation or add documents")
 
@@ -51,24 +59,39 @@ def sample(tokens: Files, budget: int, window: int, split: str) -> list[np.ndarr
     piece too. Documents come in the order of their ids, which are hashes: a fair draw that is the same in each run.
     """
     longest = min(PIECE, window)
+    names = tokens.names(f"{split}/")
+    pieces = (_pieces(_lengths(tokens, name), longest, number, budget) for number, name in enumerate(names))
+    chosen = first_within(pieces, ("start", "id"), "size", budget)
+    read: list[tuple[int, str, np.ndarray]] = []
+    for (number,), rows in chosen.partition_by("shard", as_dict=True).items():
+        table = pl.scan_parquet(tokens.path(names[int(number)])).select("id", "tokens")
+        held = table.join(rows.select("id").unique().lazy(), on="id", how="semi").collect()
+        by_id = dict(zip(held["id"], held["tokens"], strict=True))
+        for start, document, size in rows.select("start", "id", "size").iter_rows():
+            row = by_id[document].to_numpy()
+            before = row[-1:] if start == 0 else row[start - 1 : start]
+            read.append((start, document, np.r_[before, row[start : start + size]].astype(np.int64)))
+    return [piece for _, _, piece in sorted(read, key=lambda found: found[:2])]
+
+
+def _lengths(tokens: Files, name: str) -> pl.DataFrame:
+    return pl.read_parquet(tokens.path(name), columns=["id", "n_tokens"])
+
+
+def _pieces(documents: pl.DataFrame, longest: int, shard: int, budget: int) -> pl.DataFrame:
+    """shard, id, start, size of the pieces of documents; of one document no more than the budget could take."""
     length = pl.col("n_tokens").cast(pl.Int64) - 1  # without the end of text, which stands for no bytes
-    documents = [table.select("id", "n_tokens", "tokens") for _, table in tokens.tables(f"{split}/")]
-    row, start, size = pl.col("tokens"), pl.col("start"), pl.col("size")
-    pieces = (
-        pl.concat(documents)
-        .filter(length > 0)
-        .with_columns(pl.int_ranges(0, length, longest).alias("start"))
+    return (
+        documents.filter(length > 0)
+        .select("id", length=length, start=pl.int_ranges(0, pl.min_horizontal(length, budget + longest), longest))
         .explode("start")
-        .sort("start", "id")
-        .with_columns(pl.min_horizontal(length - start, longest).alias("size"))
-        .filter(size.cum_sum() - size < budget)
         .select(
-            pl.when(start == 0)
-            .then(pl.concat_list(row.list.last(), row.list.head(size)))
-            .otherwise(row.list.slice(pl.max_horizontal(start - 1, 0), size + 1))
+            pl.lit(shard, pl.UInt32).alias("shard"),
+            "id",
+            "start",
+            size=pl.min_horizontal(pl.col("length") - pl.col("start"), longest),
         )
     )
-    return [piece.to_numpy().astype(np.int64) for piece in pieces.to_series()]
 
 
 def measure(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, LlamaFileType
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from llmcore.artifacts.written import check_written
 from llmcore.errors import LlmcoreError
 
 BLOCK = 32  # weights that share one scale in Q8_0 and Q4_0: a row must divide by it
@@ -91,10 +93,14 @@ def write(model: Path, tokenizer: Path, target: Path, quantisation: str = "f16",
     writer.write_header_to_file(target)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    digests = {}
     for ours, theirs in places:
         tensor = _permute(ours, weights.read(theirs), config, inverse=False)
-        writer.write_tensor_data(gguf.quants.quantize(np.ascontiguousarray(tensor), types[ours]))
+        data = gguf.quants.quantize(np.ascontiguousarray(tensor), types[ours])
+        digests[ours] = sha256(data.tobytes()).digest()
+        writer.write_tensor_data(data)
     writer.close()
+    check_written(target, lambda path: _digests(path) == digests)
     count = sum(int(np.prod(weights.shapes[theirs])) for _, theirs in places)
     return Written(_counted(types), count, _fallback(types, weights.shapes, dict(places), quantised_type))
 
@@ -119,8 +125,22 @@ def to_huggingface(path: Path, config_file: Path, folder: Path) -> Written:
         tensors[theirs] = torch.from_numpy(np.array(_permute(ours, values, config, inverse=True), order="C"))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_bytes(config_file.read_bytes())
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _save(tensors, folder / "model.safetensors")
     return Written(_counted(types), sum(tensor.numel() for tensor in tensors.values()))
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise LlmcoreError(f"{path}: cannot be written ({error}); free some space or set TMPDIR") from error
+    # the reader holds the header against the file's length
+    check_written(path, lambda path: set(safe_open(path, framework="pt").keys()) == tensors.keys())
+
+
+def _digests(path: Path) -> dict[str, bytes]:
+    """SHA-256 of each tensor's bytes in a GGUF file."""
+    return {tensor.name: sha256(tensor.data.tobytes()).digest() for tensor in gguf.GGUFReader(path).tensors}
 
 
 def _names(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

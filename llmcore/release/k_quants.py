@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from llmcore.artifacts.written import check_written
 from llmcore.errors import LlmcoreError, UsageError
 
 FORMATS = ("q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k")
@@ -38,3 +39,11 @@ def quantise(f16: Path, target: Path, quantisation: str) -> None:
         llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), ctypes.c_void_p(0))
     if code:
         raise LlmcoreError(f"{target.name}: llama.cpp's quantiser ended with code {code}; take another format")
+    check_written(target, lambda path: _tensors(path) == _tensors(f16))
+
+
+def _tensors(path: Path) -> set[str]:
+    """Names of the tensors of a GGUF file, each of which lies there whole."""
+    import gguf
+
+    return {tensor.name for tensor in gguf.GGUFReader(path).tensors}

@@ -71,14 +71,10 @@ def graph(
     return nodes, edges
 
 
-def input_steps(manifests: Sequence[Mapping[str, Any]], stages: Mapping[str, str]) -> dict[str, str]:
-    """Role -> step of the last artifact of that role's stage."""
-    found: dict[str, str] = {}
-    for role, stage in stages.items():
-        for manifest in manifests:
-            if manifest["stage"] == stage:
-                found[role] = manifest["step"]
-    return found
+def input_steps(manifests: Sequence[Mapping[str, Any]], roles: Iterable[str]) -> dict[str, str]:
+    """Role -> step of the last artifact of that role."""
+    last = {manifest["role"]: manifest["step"] for manifest in manifests}
+    return {role: last[role] for role in roles if role in last}
 
 
 def unlisted(folder: Path, bill: Mapping[str, Any]) -> Iterable[str]:

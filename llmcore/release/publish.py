@@ -21,7 +21,7 @@ from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.release.quantise import MODEL_FILES, TOKENIZER_FILES, gather
 
 BUNDLED_LICENCES = ("Apache-2.0", "CC0-1.0")
-ROLES = {"model": "train", "tokenizer": "tokenizer", "quantised": "quantise", "evaluation": "evaluate", "plan": "pack"}
+ROLES = ("model", "tokenizer", "quantised", "evaluation", "plan")  # of the artifacts that it describes
 
 
 class PublishParams(Params):

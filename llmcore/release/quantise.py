@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,10 @@ from pydantic import Field, field_validator
 
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
+from llmcore.artifacts.written import require_space
 
 Format = Literal["f16", "q8_0", "q4_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k"]
+MEASURED_TOGETHER = 1 << 30  # bytes of weights in memory at once, the full model's and those read back
 MODEL_FILES = ("config.json", "model.safetensors")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
@@ -58,44 +61,67 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
         if not set(params.formats).isdisjoint({"f16", *k_quants.FORMATS}):
             gguf_file.write(model, tokenizer, f16, "f16")
 
+        weights = (model / "model.safetensors").stat().st_size
         entries: list[dict[str, Any]] = []
-        for number, name in enumerate(params.formats):
-            run.progress(number / len(params.formats), 2, f"writing {name}")
-            path = folder / f"model-{name}.gguf"
-            fallback: tuple[str, ...] = ()
-            if name in k_quants.FORMATS:
-                k_quants.quantise(f16, path, name)
-            elif name != "f16":
-                fallback = gguf_file.write(model, tokenizer, path, name).fallback
-            restored = Path(temporary) / name
-            written = gguf_file.to_huggingface(path, model / "config.json", restored)
-            size = path.stat().st_size
-            entries.append(
-                {
-                    "format": name,
-                    "file": f"gguf/{path.name}",
-                    "bytes": size,
-                    "bits_per_weight": round(8 * size / written.weights, 3),
-                    "types": dict(written.tensors),
-                    "kept_at_16_bits": list(fallback),
-                }
+        losses = fidelity.NOTHING
+        for names in _groups(params.formats, weights):
+            require_space(folder, 2 * weights * len(names), f"{' and '.join(names)} of this model")
+            restored = {name: Path(temporary) / name for name in names}
+            for name, place in restored.items():
+                run.progress(len(entries), len(params.formats), f"writing {name}")
+                path = folder / f"model-{name}.gguf"
+                entries.append(
+                    {"format": name, "file": f"gguf/{path.name}"} | _write(model, tokenizer, f16, path, place)
+                )
+            losses |= fidelity.measure(
+                model,
+                restored,
+                sample,
+                tokenizer / "tokenizer.json",
+                params.threads,
+                partial(_measuring, run, len(entries) - len(names), len(names), len(params.formats)),
             )
-        losses = fidelity.measure(
-            model,
-            {name: Path(temporary) / name for name in params.formats},
-            sample,
-            tokenizer / "tokenizer.json",
-            params.threads,
-            lambda done, total: run.progress(1 + done / total, 2, "measuring"),
-        )
-        full_bytes = (model / "model.safetensors").stat().st_size
+            for place in restored.values():
+                shutil.rmtree(place)
     report = {
         "measured_on": {"split": split, "tokens": losses.tokens, "bytes": losses.bytes, "pieces": len(sample)},
-        "full": {"file": "model.safetensors", "bytes": full_bytes, "bits_per_byte": losses.bits_per_byte},
+        "full": {"file": "model.safetensors", "bytes": weights, "bits_per_byte": losses.bits_per_byte},
         "formats": [entry | losses.formats[entry["format"]] for entry in entries],
     }
     (run.out / "quantisation.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
     return _metrics(report)
+
+
+def _measuring(run: Run, first: int, count: int, formats: int, done: int, total: int) -> None:
+    run.progress(first + count * done / total, formats, "measuring")
+
+
+def _groups(formats: Sequence[str], weights: int) -> Iterator[Sequence[str]]:
+    """Formats that are measured side by side: as many as fit MEASURED_TOGETHER, so that the full model, which each is
+    compared with, runs but once where it is small."""
+    size = max(1, MEASURED_TOGETHER // max(1, weights) - 1)
+    for first in range(0, len(formats), size):
+        yield formats[first : first + size]
+
+
+def _write(model: Path, tokenizer: Path, f16: Path, path: Path, restored: Path) -> dict[str, Any]:
+    """Write `path` (model-FORMAT.gguf) and read it back into the folder `restored`: size, types, and what stayed."""
+    from llmcore.release import gguf_file, k_quants
+
+    name = path.stem.removeprefix("model-")
+    fallback: tuple[str, ...] = ()
+    if name in k_quants.FORMATS:
+        k_quants.quantise(f16, path, name)
+    elif path != f16:
+        fallback = gguf_file.write(model, tokenizer, path, name).fallback
+    written = gguf_file.to_huggingface(path, model / "config.json", restored)
+    size = path.stat().st_size
+    return {
+        "bytes": size,
+        "bits_per_weight": round(8 * size / written.weights, 3),
+        "types": dict(written.tensors),
+        "kept_at_16_bits": list(fallback),
+    }
 
 
 def gather(files: Files, names: tuple[str, ...], folder: Path) -> None:

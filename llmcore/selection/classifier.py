@@ -11,23 +11,28 @@ random order, one line over and over, and menus of single words. So the classifi
 wreckage; it does not know what is worth reading, and its threshold lets nearly everything else pass.
 
 Trained on the first snapshot only, so that a refresh changes no earlier decision. One thread and a fixed seed: the
-model is the same byte for byte.
+model is the same byte for byte. Version 2 draws its passages by a hash of the document instead of by shuffling all of
+them, which held every good passage of the corpus in memory.
 """
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from pydantic import Field
 
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
+from llmcore.artifacts.written import check_written
 
 GOOD, BAD = "__label__good", "__label__bad"
 SCORE_DECIMALS = 4
@@ -78,11 +83,21 @@ def train(inputs: Mapping[str, Files], params: ClassifierParams, run: Run) -> Ma
         seed=params.seed,
         verbose=0,
     )
-    model.save_model(str(run.out / "model.bin"))
+    model.save_model(str(run.out / "model.bin"))  # which reports nothing, whatever happens to the file
+    check_written(run.out / "model.bin", lambda path: _same_model(_read(path), model))
     examples.unlink()
     right = sum(_probabilities(model, good[:held_out])[i] >= 0.5 for i in range(held_out))
     right += sum(_probabilities(model, bad[:held_out])[i] < 0.5 for i in range(held_out))
     return {**counts, "trained": 1, "held_out": 2 * held_out, "held_out_accuracy": round(right / (2 * held_out), 4)}
+
+
+def _same_model(one: Any, other: Any) -> bool:
+    matrices = ((m.get_input_matrix(), m.get_output_matrix()) for m in (one, other))
+    return (
+        one.words == other.words
+        and one.labels == other.labels
+        and all(np.array_equal(*pair, equal_nan=True) for pair in zip(*matrices, strict=True))
+    )
 
 
 def scores(texts: pl.Series, model: Path | None) -> pl.Series:
@@ -110,27 +125,67 @@ def normal(text: str) -> str:
 
 
 def _examples(inputs: Mapping[str, Files], params: ClassifierParams) -> tuple[list[str], list[str]]:
+    good, bad = Draw(params.max_passages, params.seed), Draw(params.max_passages // 2, params.seed)
+    for document, text, source, is_good, is_bad in _judged(inputs):
+        if params.positive_sources:
+            is_good = source in params.positive_sources
+        if source in params.negative_sources or (is_bad and not is_good):
+            bad.offer(document, text, params.passage_words)
+        elif is_good:
+            good.offer(document, text, params.passage_words)
     chance = random.Random(params.seed)
-    good: list[str] = []
-    bad: list[str] = []
-    signals = dict(inputs["signals"].tables("signals"))
-    for name, documents in inputs["documents"].tables("kept"):
-        measured = signals[name.replace("kept/", "signals/", 1)]
-        marked = documents.select("text", "source").with_columns(
-            measured.select(good=_good(), bad=~_acceptable()).get_columns()
-        )
-        for text, source, is_good, is_bad in marked.iter_rows():
-            if params.positive_sources:
-                is_good = source in params.positive_sources
-            if source in params.negative_sources or (is_bad and not is_good):
-                bad += passages(text, params.passage_words)
-            elif is_good:
-                good += passages(text, params.passage_words)
-    good, bad = _sample(good, params.max_passages, chance), _sample(bad, params.max_passages // 2, chance)
-    damage = [_damaged(text, kind, chance) for kind, text in enumerate(good)]
-    bad += damage[: params.max_passages - len(bad)]
-    chance.shuffle(bad)
-    return [normal(text) for text in good], [normal(text) for text in bad]
+    positives, negatives = good.drawn(), bad.drawn()
+    damage = [_damaged(text, kind, chance) for kind, text in enumerate(positives)]
+    negatives += damage[: params.max_passages - len(negatives)]
+    chance.shuffle(negatives)
+    return [normal(text) for text in positives], [normal(text) for text in negatives]
+
+
+def _judged(inputs: Mapping[str, Files]) -> Iterator[tuple[str, str, str, bool, bool]]:
+    """id, text, source, and whether the rules find it good or bad, of every document, a shard at a time."""
+    good, bad = _good(), ~_acceptable()
+    measures = sorted({*good.meta.root_names(), *bad.meta.root_names()})
+    for name in inputs["documents"].names("kept/"):
+        signals = pl.read_parquet(inputs["signals"].path(name.replace("kept/", "signals/", 1)), columns=measures)
+        documents = pl.read_parquet(inputs["documents"].path(name), columns=["id", "text", "source"])
+        yield from documents.with_columns(signals.select(good=good, bad=bad).get_columns()).iter_rows()
+
+
+class Draw:
+    """A fair draw of passages: those whose hash is lowest (bottom-k sampling, Cohen and Kaplan 2007).
+
+    A passage's hash is of its document's id and its number in there, so the draw hangs on the documents alone, not on
+    how they lie in shards, and no more than `most` passages are ever held.
+    """
+
+    def __init__(self, most: int, seed: int) -> None:
+        self.most = most
+        self.seed = seed
+        self._heap: list[tuple[int, str]] = []  # (minus its hash, passage): the highest hash on top
+
+    def offer(self, document: str, text: str, words: int) -> None:
+        """Take what ranks among the lowest of the document's passages of `words` words."""
+        count = passage_count(len(text.split()), words)
+        low = [(number, rank) for number in range(count) if self._takes(rank := self._rank(document, number))]
+        if not low:
+            return
+        found = passages(text, words)
+        for number, rank in low:
+            if len(self._heap) < self.most:
+                heapq.heappush(self._heap, (-rank, found[number]))
+            elif self._takes(rank):
+                heapq.heapreplace(self._heap, (-rank, found[number]))
+
+    def drawn(self) -> list[str]:
+        """The passages, lowest hash first."""
+        return [passage for _, passage in sorted(self._heap, reverse=True)]
+
+    def _takes(self, rank: int) -> bool:
+        return len(self._heap) < self.most or rank < -self._heap[0][0]
+
+    def _rank(self, document: str, number: int) -> int:
+        named = f"{self.seed}:{document}:{number}".encode()
+        return int.from_bytes(hashlib.blake2b(named, digest_size=8).digest())
 
 
 def _acceptable() -> pl.Expr:
@@ -161,8 +216,13 @@ def _good() -> pl.Expr:
 def passages(text: str, words: int) -> list[str]:
     """Consecutive pieces of about `words` words; a rest of less than half of that is left out."""
     split = re.findall(r"\S+\s*", text)
-    pieces = ("".join(split[i : i + words]) for i in range(0, len(split), words) if len(split) - i >= words // 2)
-    return [piece.strip() for piece in pieces]
+    count = passage_count(len(split), words)
+    return ["".join(split[number * words : (number + 1) * words]).strip() for number in range(count)]
+
+
+def passage_count(length: int, words: int) -> int:
+    """How many pieces of `words` words a text of `length` words gives."""
+    return length // words + (length % words >= max(1, words // 2))
 
 
 def _damaged(text: str, kind: int, chance: random.Random) -> str:
@@ -175,11 +235,6 @@ def _damaged(text: str, kind: int, chance: random.Random) -> str:
         return "\n".join([" ".join(words[start : start + chance.randint(2, 8)])] * 20)
     menu = [word.strip(".,;:()\"'").capitalize() for word in chance.sample(words, min(len(words), 60)) if len(word) > 3]
     return chance.choice((" | ", "\n", " > ", " · ", "\n- ")).join(menu)
-
-
-def _sample(texts: list[str], count: int, chance: random.Random) -> list[str]:
-    chance.shuffle(texts)
-    return texts[:count]
 
 
 def _probabilities(model: Any, lines: Sequence[str]) -> list[float]:
@@ -196,12 +251,16 @@ def _good_of(labels: Sequence[str], chances: Sequence[float]) -> float:
 @lru_cache(maxsize=2)
 def _load(path: str) -> Any:
     """A model that this stage wrote; the store has verified its digest. Foreign model files are never loaded."""
+    return _read(Path(path))
+
+
+def _read(path: Path) -> Any:
     import fasttext
 
     fasttext.FastText.eprint = lambda *words: None
-    return fasttext.load_model(path)
+    return fasttext.load_model(str(path))
 
 
 STAGE = Stage(
-    "classifier", version=1, params=ClassifierParams, function="llmcore.selection.classifier:train", partition=()
+    "classifier", version=2, params=ClassifierParams, function="llmcore.selection.classifier:train", partition=()
 )

@@ -16,7 +16,9 @@ from pydantic import Field
 
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
+from llmcore.artifacts.written import check_written
 from llmcore.errors import LlmcoreError
+from llmcore.tokens.draw import first_within
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -70,6 +72,9 @@ def train_tokenizer(inputs: Mapping[str, Files], params: TokenizerParams, run: R
     end = (END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{END_OF_TEXT} $A", special_tokens=[end])
     tokenizer.save(str(run.out / "tokenizer.json"))
+    check_written(
+        run.out / "tokenizer.json", lambda path: Tokenizer.from_file(str(path)).to_str() == tokenizer.to_str()
+    )
     _write_config(run.out)
     return {"vocab_size": tokenizer.get_vocab_size(), **counts}
 
@@ -93,12 +98,18 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 
 def _texts(documents: Files, most: int, counts: dict[str, int]) -> Iterator[str]:
     """The train split; of a larger one a fair draw: what comes first in the order of ids, which are hashes."""
-    trained, size = pl.col("split") == "train", pl.col("size")
-    shards = pl.scan_parquet([documents.path(name) for name in documents.names("kept/")])
-    sizes = shards.filter(trained).select("id", size=pl.col("text").str.len_bytes().cast(pl.Int64)).sort("id")
-    last = sizes.filter(size.cum_sum() - size < most).select(pl.col("id").last()).collect().item()
-    for _, table in documents.tables("kept/"):
-        for text in table.filter(trained, pl.col("id") <= pl.lit(last, pl.String))["text"]:
+    paths = [documents.path(name) for name in documents.names("kept/")]
+    trained = pl.col("split") == "train"
+    size = pl.col("text").str.len_bytes().cast(pl.Int64)
+    sizes = (pl.scan_parquet(path).filter(trained).select("id", size=size).collect() for path in paths)
+    chosen = first_within(sizes, ("id",), "size", most) if paths else pl.DataFrame({"id": []})
+    if not chosen.height:
+        return
+    last = chosen["id"][-1]
+    del chosen
+    for path in paths:
+        drawn = pl.scan_parquet(path).filter(trained, pl.col("id") <= last).select("text").collect()
+        for text in drawn["text"]:
             counts["documents"] += 1
             counts["bytes"] += len(text.encode())
             yield text

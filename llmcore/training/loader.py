@@ -11,10 +11,11 @@ and `<|endoftext|>` before its first. So every planned token is predicted exactl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llmcore.errors import LlmcoreError
+from llmcore.training.token_file import TokenFile, unreadable
 
 IGNORED = -100  # target of a position without a token
 NO_DOCUMENT = -1
+BATCH_ROWS = 1 << 16  # pieces of a plan that are decoded at once
 PLAN_COLUMNS = ("window", "slot", "shard", "row", "start", "length")
 
 
@@ -39,33 +42,55 @@ class Batch:
 
 
 class Windows:
-    """The windows of one plan over tokens in memory; `windows[numbers]` is a Batch."""
+    """The windows of one plan over tokens on disk; `windows[numbers]` is a Batch.
 
-    def __init__(self, plan: Path, shards: Mapping[str, Path], window: int, beginning: int = 0) -> None:
+    In memory are the places of the plan's pieces, some 40 bytes each, and no tokens.
+    """
+
+    def __init__(
+        self,
+        plan: Path,
+        shards: Mapping[str, Path],
+        window: int,
+        beginning: int = 0,
+        folder: Path | None = None,
+        first: bool = True,
+        together: Callable[[], None] = lambda: None,
+    ) -> None:
         """shards: file name -> token Parquet; window: tokens in one; beginning: the token fed before a document's.
 
+        folder: where the tokens are laid out (2 or 4 bytes each) for as long as this lives; None: where temporary files
+        go. Of several processes that share it the first writes; `together` returns once all have called it.
         Raises LlmcoreError, naming the file, where the plan and the tokens do not belong together.
         """
-        table = read_columns(plan, PLAN_COLUMNS)
-        names = sorted(set(table["shard"].unique().to_pylist()))
-        first_row, self._tokens, offsets = _read_shards(plan, names, shards)
-        shard = np.array([first_row[name] for name in table["shard"].to_pylist()], dtype=np.int64)
-        number, slot, row, start, length = (
-            table[name].to_numpy().astype(np.int64) for name in ("window", "slot", "row", "start", "length")
-        )
-        order = np.lexsort((slot, number))
-        number, row, start, length, shard = number[order], row[order], start[order], length[order], shard[order]
-        document = shard + row
-        if (document + 1 >= len(offsets)).any() or (start + length > (offsets[1:] - offsets[:-1])[document]).any():
+        pieces = _Pieces(plan)
+        for name in pieces.shards:
+            if name not in shards:
+                raise LlmcoreError(
+                    f"{plan}: names shard {name}, which is not among the tokens; run the pack stage again"
+                )
+        wanted = {name: shards[name] for name in sorted(pieces.shards)}
+        if folder is None:
+            with TemporaryDirectory(prefix="llmcore-") as temporary:
+                self._tokens = TokenFile(wanted, Path(temporary), first, together)
+        else:
+            self._tokens = TokenFile(wanted, folder, first, together)
+        places = [(self._tokens.first_row[name], self._tokens.rows[name]) for name in pieces.shards]
+        first_row, rows = np.array(places, dtype=np.int64).reshape(-1, 2).T
+        offsets, document = self._tokens.offsets, first_row[pieces.shard] + pieces.row
+        if (pieces.row >= rows[pieces.shard]).any() or (
+            pieces.start + pieces.length > (offsets[document + 1] - offsets[document])
+        ).any():
             raise LlmcoreError(f"{plan}: names tokens that the shards do not hold; run the pack stage again")
         self.window = window
         self.beginning = beginning
-        self._source = offsets[document] + start
-        self._fresh = start == 0
-        self._length = length
-        self._count = int(number[-1]) + 1 if len(number) else 0
-        self._first = np.searchsorted(number, np.arange(self._count + 1))
-        self.filled = np.bincount(number, weights=length, minlength=self._count).astype(np.int64)  # tokens by window
+        self._source = offsets[document] + pieces.start
+        self._fresh = pieces.start == 0
+        self._length = pieces.length
+        self._count = int(pieces.window[-1]) + 1 if len(pieces.window) else 0
+        self._first = np.searchsorted(pieces.window, np.arange(self._count + 1))
+        filled = np.bincount(pieces.window, weights=pieces.length, minlength=self._count)
+        self.filled = filled.astype(np.int64)  # tokens by window
         if self._count and self.filled.max() > window:
             raise LlmcoreError(f"{plan}: window {int(self.filled.argmax())} is above {window} tokens; pack again")
 
@@ -87,11 +112,20 @@ class Windows:
             if number < 0:
                 continue
             at = 0
-            for slot, piece in enumerate(range(self._first[number], self._first[number + 1])):
-                source, end = self._source[piece], at + self._length[piece]
-                targets[line, at:end] = self._tokens[source : source + self._length[piece]]
-                tokens[line, at + 1 : end] = targets[line, at : end - 1]
-                tokens[line, at] = self.beginning if self._fresh[piece] else self._tokens[source - 1]
+            pieces = slice(self._first[number], self._first[number + 1])
+            places = (self._source[pieces].tolist(), self._length[pieces].tolist(), self._fresh[pieces].tolist())
+            for slot, (source, length, fresh) in enumerate(zip(*places, strict=True)):
+                end = at + length
+                if fresh:
+                    read = self._tokens.read(source, length)
+                    tokens[line, at], tokens[line, at + 1 : end], targets[line, at:end] = (
+                        self.beginning,
+                        read[:-1],
+                        read,
+                    )
+                else:
+                    read = self._tokens.read(source - 1, length + 1)
+                    tokens[line, at:end], targets[line, at:end] = read[:-1], read[1:]
                 documents[line, at:end] = slot
                 at = end
         return Batch(tokens, targets, documents)
@@ -143,29 +177,36 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
         return pq.read_table(path, columns=list(columns), partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).split("\n")[0]
-        raise LlmcoreError(f"{path}: not a readable Parquet file: {reason}; build it again") from error
+        raise unreadable(path, error) from error
 
 
-def _read_shards(
-    plan: Path, names: Sequence[str], shards: Mapping[str, Path]
-) -> tuple[dict[str, int], NDArray[Any], NDArray[np.int64]]:
-    """Shard -> number of its first document; all tokens in a row; where each document begins (and the last ends)."""
-    first_row: dict[str, int] = {}
-    parts: list[NDArray[Any]] = []
-    lengths: list[NDArray[np.int64]] = []
-    rows = 0
-    for name in names:
-        if name not in shards:
-            raise LlmcoreError(f"{plan}: names shard {name}, which is not among the tokens; run the pack stage again")
-        column = read_columns(shards[name], ("tokens",))["tokens"].combine_chunks()
-        arrays = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        first_row[name] = rows
-        for array in arrays:
-            parts.append(array.flatten().to_numpy())
-            lengths.append(array.value_lengths().to_numpy().astype(np.int64))
-            rows += len(array)
-    kind = np.uint32 if any(part.dtype.itemsize > 2 for part in parts) else np.uint16
-    tokens: NDArray[Any] = np.concatenate([np.zeros(0, dtype=kind), *(part.astype(kind, copy=False) for part in parts)])
-    ends = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
-    return first_row, tokens, ends
+class _Pieces:
+    """The columns of a plan in the order of (window, slot), int64 [pieces]; shard: number of its name in `shards`."""
+
+    def __init__(self, plan: Path) -> None:
+        self.shards: list[str] = []
+        numbers: dict[str, int] = {}
+        parts: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, dtype=np.int64)] for name in PLAN_COLUMNS}
+        for batch in batches(plan, PLAN_COLUMNS):
+            names = batch["shard"].dictionary_encode()
+            known = [numbers.setdefault(name, len(numbers)) for name in names.dictionary.to_pylist()]
+            parts["shard"].append(np.array(known, dtype=np.int64)[names.indices.to_numpy()])
+            for name in parts.keys() - {"shard"}:
+                parts[name].append(batch[name].to_numpy().astype(np.int64))
+        self.shards += numbers
+        self.window, slot, self.shard, self.row, self.start, self.length = (
+            np.concatenate(parts.pop(name)) for name in PLAN_COLUMNS
+        )
+        order = np.lexsort((slot, self.window))
+        if (order[1:] < order[:-1]).any():  # pack writes them in order
+            self.window, self.shard, self.row = self.window[order], self.shard[order], self.row[order]
+            self.start, self.length = self.start[order], self.length[order]
+
+
+def batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of a Parquet file, some rows at a time. LlmcoreError as `read_columns` raises it."""
+    try:
+        with pq.ParquetFile(path) as table:
+            yield from table.iter_batches(BATCH_ROWS, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, error) from error

@@ -113,12 +113,14 @@ def train(spec: Spec) -> int:
     if processes.rank == 0:  # whom a parent that finds us at work has to ask to stop
         write_atomically(spec.scratch / "trainer.pid", {"pid": os.getpid() if processes.world == 1 else os.getppid()})
     model_config, recipe = config_of(spec), _recipe(spec)
-    windows = Windows(spec.plan, spec.tokens, spec.window, spec.end)
+    # beside scratch, which is copied to remote stores with the checkpoints
+    shared = (spec.scratch.parent, processes.rank == 0, processes.wait)
+    windows = Windows(spec.plan, spec.tokens, spec.window, spec.end, *shared)
     if not len(windows):
         raise LlmcoreError(f"{spec.plan}: no window to train on; the corpus is empty after filtering")
     held_out = None
     if spec.validation_plan is not None:
-        held_out = Windows(spec.validation_plan, spec.validation_tokens, spec.window, spec.end)
+        held_out = Windows(spec.validation_plan, spec.validation_tokens, spec.window, spec.end, *shared)
     model = Transformer(model_config, params.seed).to(processes.device)
     gradient = flat_gradient(model)
     optimizer = Optimizer(model, params)
