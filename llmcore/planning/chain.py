@@ -105,7 +105,10 @@ def build(
 
     overlap = config.decontaminate
     benchmarks = chain.add(
-        decontaminate.BENCHMARKS, overlap.benchmark_params(), {"documents": _first(good, "kept/")}, overlap.paths()
+        decontaminate.BENCHMARKS,
+        overlap.benchmark_params(),
+        {"documents": _first(good, "kept/")},
+        {"paths": overlap.paths()},
     )
     clear = chain.add(decontaminate.STAGE, overlap.overlap_params(), {"documents": good, "benchmarks": benchmarks})
     parts = chain.add(split.STAGE, config.split, {"documents": clear})
