@@ -243,6 +243,12 @@ def test_a_model_is_called_by_the_name_of_its_configuration_unless_it_has_anothe
     assert through_json(check(base | {"publish": {"name": "large"}})).publish_params().name == "large"
 
 
+def test_a_users_benchmark_reaches_its_stage(tmp_path: Path) -> None:
+    (tmp_path / "exam.jsonl").write_text("{}\n")
+    chain = build(load(small_config(tmp_path, decontaminate={"benchmarks": ["exam.jsonl"]})))
+    assert chain.steps["benchmarks"].outside == {"paths": {"exam": str(tmp_path / "exam.jsonl")}}
+
+
 # what is wrong is one line
 
 
