@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -355,3 +357,17 @@ def test_a_source_that_is_not_there_is_named(path: str) -> None:
 
 def test_training_parameters_are_whole_without_pydantic() -> None:
     assert plain_params(TrainParams()) == TypeAdapter(TrainParams).dump_python(TrainParams(), mode="json")
+
+
+def test_planning_loads_nothing_heavy() -> None:
+    """`plan` must answer within a second: torch alone takes longer than that to import."""
+    heavy = ("torch", "numba", "pyarrow", "prefect", "pandas", "boto3", "spacy", "scrapy", "tokenizers", "fasttext")
+    asked = (
+        "import sys, llmcore.cli, llmcore.planning.plan, llmcore.planning.cost; "
+        "from llmcore.planning.chain import build; from llmcore.planning.config import quickstart; "
+        "from llmcore.artifacts.recipe import own_identity; "
+        "[own_identity(step.stage, step.params) for step in build(quickstart()).steps.values()]; "
+        f"print(*[name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
