@@ -25,16 +25,16 @@ NAMED_MODULE = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+)(?::\w+)?")
 NAMED_FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
 
 
-def code_digest(module: str) -> str:
-    """SHA-256 over the sources of a module and of all it leads to, directly or not.
+def code_digest(*modules: str) -> str:
+    """SHA-256 over the sources of modules and of all they lead to, directly or not.
 
-    That is what it imports of `llmcore` (and of its own package), what strings in it name as a module
+    That is what they import of `llmcore` (and of their own packages), what strings in them name as a module
     (`-m llmcore.training.trainer`, "module:function"), the packages around them, and the files that lie beside a module
     and are named by a string in it (templates, tables). Only code is read; nothing is imported.
     """
-    ours = {"llmcore", module.partition(".")[0]}
+    ours = {"llmcore", *(module.partition(".")[0] for module in modules)}
     seen: dict[str, str] = {}
-    waiting = [module]
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
         path = None if name in seen else _source(name)
