@@ -48,6 +48,9 @@ class Execution(Params):
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="processes; by default one a core"
     )
+    device: Literal["this machine", "cpu", "cuda"] = Field(
+        "this machine", description="what `auto` is resolved against, once, before anything runs"
+    )
     address: str | None = Field(None, description="of a running Dask scheduler or Ray head; none: a local cluster")
 
 
