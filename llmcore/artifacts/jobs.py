@@ -21,7 +21,7 @@ import polars as pl
 from llmcore.artifacts.keys import key_of
 from llmcore.artifacts.manifest import Output
 from llmcore.artifacts.processes import end_with_parent
-from llmcore.artifacts.recipe import Recipe, StoreFiles, plain_params, read_table
+from llmcore.artifacts.recipe import Recipe, StoreFiles, own_identity, read_table
 from llmcore.artifacts.shards import shard_order
 from llmcore.artifacts.stage import ShardResult, Stage
 from llmcore.artifacts.store import Store, open_store, suffix_of
@@ -61,10 +61,7 @@ def memo_folder(recipe: Recipe) -> str:
     """Below which the memos of all shards lie that a recipe would treat alike."""
     stage = recipe.stage
     shared = {
-        "stage": stage.name,
-        "version": stage.version,
-        "params": plain_params(recipe.step.params),
-        "data": recipe.identity.get("data"),
+        **own_identity(stage, recipe.step.params),
         "broadcast": {role: recipe.inputs[role].digest for role in stage.broadcast},
     }
     return f"memo/{stage.name}/{key_of(shared)[:MEMO_DIGITS]}"

@@ -8,71 +8,124 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import socket
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-RECORDED_PACKAGES = (
-    "numpy",
-    "polars",
-    "pyarrow",
-    "torch",
-    "tokenizers",
-    "safetensors",
-    "fasttext-community",
-    "presidio-analyzer",
-    "scrapy",
-    "resiliparse",
-    "trafilatura",
-    "ftfy",
-    "numba",
-    "gguf",
-    "prefect",
-)
+from llmcore.artifacts.digests import data_digest
+from llmcore.artifacts.keys import key_of
+
+# a string that is the name of a module, or of a function in one: how processes are started and modules loaded by name
+NAMED_MODULE = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+)(?::\w+)?")
+NAMED_FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
 
 
-@lru_cache(maxsize=64)
-def code_digest(module: str) -> str:
-    """SHA-256 over the sources of a module and of every `llmcore` module it imports, directly or not."""
-    seen: dict[str, bytes] = {}
-    waiting = [module]
+def code_digest(*modules: str) -> str:
+    """SHA-256 over the sources of modules and of all they lead to, directly or not.
+
+    That is what they import of `llmcore` (and of their own packages), what strings in them name as a module
+    (`-m llmcore.training.trainer`, "module:function"), the packages around them, and the files that lie beside a module
+    and are named by a string in it (templates, tables). Only code is read; nothing is imported.
+    """
+    ours = {"llmcore", *(module.partition(".")[0] for module in modules)}
+    seen: dict[str, str] = {}
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in seen:
+        path = None if name in seen else _source(name)
+        if path is None:
             continue
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-            continue
-        source = Path(spec.origin).read_bytes()
-        seen[name] = source
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names if alias.name.startswith("llmcore")]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llmcore"):
-                waiting.append(str(node.module))
-                names = (alias.name for alias in node.names)
-                waiting += [f"{node.module}.{name}" for name in names if _is_module(node.module, name)]
-    total = hashlib.sha256()
-    for name in sorted(seen):
-        total.update(name.encode() + b"\0" + hashlib.sha256(seen[name]).digest())
-    return total.hexdigest()
+        state = path.stat()
+        code = _read(name, path, state.st_mtime_ns, state.st_size)
+        seen[name] = code.digest
+        seen |= {f"{name}/{file.name}": data_digest(file) for file in code.files}
+        waiting += [mention for mention in code.mentions if mention.partition(".")[0] in ours]
+    return key_of(seen)
 
 
-def _is_module(package: str | None, name: str) -> bool:
+@dataclass(frozen=True)
+class _Code:
+    """A module's source: its digest, the names in it that may be modules, the files beside it that it names."""
+
+    digest: str
+    mentions: frozenset[str]
+    files: tuple[Path, ...]
+
+
+@lru_cache(maxsize=1024)
+def _read(name: str, path: Path, modified: int, size: int) -> _Code:
+    """modified, size: so that what is edited is read again."""
+    source = path.read_bytes()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    mentions = {package}
+    beside = _data_beside(path.parent)
+    files = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            mentions |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            around = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            origin = ".".join([*around, *([node.module] if node.module else [])])
+            mentions |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if found := NAMED_MODULE.fullmatch(node.value):
+                mentions.add(found[1])
+            if beside and NAMED_FILE.fullmatch(node.value) and node.value.split("/", 1)[0] in beside:
+                files.add(path.parent / node.value.split("/", 1)[0])
+    around_each = {mention.rsplit(".", cut)[0] for mention in mentions for cut in range(mention.count(".") + 1)}
+    return _Code(hashlib.sha256(source).hexdigest(), frozenset(around_each - {name, ""}), tuple(sorted(files)))
+
+
+@lru_cache(maxsize=4096)
+def _source(name: str) -> Path | None:
+    """Where a module's source lies. Only the package at its top is looked up: a look-up below it would import it."""
+    top, *rest = name.split(".")
+    folder = _top(top)
+    if folder is None:
+        return None
+    path = folder.joinpath(*rest)
+    candidates = (path / "__init__.py", path.with_name(f"{path.name}.py")) if rest else (path / "__init__.py",)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+@lru_cache(maxsize=256)
+def _top(package: str) -> Path | None:
     try:
-        return importlib.util.find_spec(f"{package}.{name}") is not None
-    except (ModuleNotFoundError, ValueError):
-        return False
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin).parent if spec and spec.origin and spec.origin.endswith("__init__.py") else None
+
+
+@lru_cache(maxsize=256)
+def _data_beside(folder: Path) -> frozenset[str]:
+    """The files and folders in a package's folder that are no code."""
+    return frozenset(
+        entry.name
+        for entry in os.scandir(folder)
+        if not entry.name.endswith((".py", ".pyc"))
+        and entry.name != "__pycache__"
+        and not (Path(entry) / "__init__.py").exists()
+    )
+
+
+def recorded_packages() -> tuple[str, ...]:
+    """What llmcore depends on, as its own package says, extras included but not what only its tests need."""
+    required = importlib.metadata.requires("llmcore") or ()
+    needed = (line for line in required if not re.search(r"extra\s*==\s*['\"]test['\"]", line))
+    return tuple(sorted({re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0].lower() for line in needed}))
 
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
     """Git commit, package versions and hardware of this process."""
     packages = {}
-    for name in RECORDED_PACKAGES:
+    for name in recorded_packages():
         try:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

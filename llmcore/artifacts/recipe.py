@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
+from llmcore.artifacts.digests import data_digest
 from llmcore.artifacts.keys import key_of
 from llmcore.artifacts.manifest import NOTHING, ArtifactRef, Manifest, Output, manifest_of, outputs_digest
 from llmcore.artifacts.shards import generation_of, shard_order
@@ -175,22 +176,24 @@ class Recipe:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        stage = self.stage
-        identity = {
-            "stage": stage.name,
-            "version": stage.version,
-            "params": plain_params(self.step.params),
-            "inputs": {role: selection.digest for role, selection in self.inputs.items()},
-        }
+        inputs = {role: selection.digest for role, selection in self.inputs.items()}
+        identity = {**own_identity(self.stage, self.step.params), "inputs": inputs}
         if self.step.generation:
             identity["generation"] = self.step.generation
-        if stage.tells_lineage:
+        if self.stage.tells_lineage:
             identity["lineage"] = key_of(self.edges)
         return identity
 
     @cached_property
     def key(self) -> str:
         return key_of(self.identity)
+
+
+def own_identity(stage: Stage, params: Any) -> dict[str, Any]:
+    """What of a stage's identity is known before its inputs are: name, version, parameters, digests of its data."""
+    data = {name: data_digest(path) for name, path in stage.data_files(params).items()}
+    own = {"stage": stage.name, "version": stage.version, "params": plain_params(params)}
+    return own | ({"data": data} if data else {})
 
 
 def plain_params(params: Any) -> Any:

@@ -95,6 +95,8 @@ class Stage:
     reads:     for per-shard stages: the role whose files are the shards, and the folder they lie in ("" = all files).
     reads_paths: the function gets each shard as a Path (whatever the format), not as a polars frame.
     aligned:   roles of which a shard sees only the file of its own name: role -> folder. Missing file = error.
+    data:      "module:name" of a function (params) -> {name: path} of the files and folders beside the parameters that
+               decide what comes out (a bundled model, the tables of a package); they enter the key by digest.
     broadcast: roles handed whole to every shard, as Files.
     named:     the function wants the shard's name too (keyword `shard`), which then enters the memo's key.
     tells_lineage: the outputs speak of the recipes behind them, so that these enter the key, not only their bytes.
@@ -114,9 +116,19 @@ class Stage:
     named: bool = False
     tells_lineage: bool = False
     partition: tuple[str, ...] = ("kept", "dropped")
+    data: str = ""
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
-        module, _, name = self.function.partition(":")
-        function: Callable[..., Any] = getattr(import_module(module), name)
-        return function
+        return _imported(self.function)
+
+    def data_files(self, params: Any) -> Mapping[str, Path]:
+        """Name -> file or folder of the data that decides what the stage makes with these parameters."""
+        found: Mapping[str, Path] = _imported(self.data)(params) if self.data else {}
+        return found
+
+
+def _imported(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -54,6 +54,9 @@ class EvaluateParams(Params):
     )
     train_documents: int = Field(12, ge=0, description="trained documents scored for the train/validation gap")
     memorisation_prompts: int = Field(64, ge=1, description="places in trained, and in held-out, text to go on from")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="that scores and writes; auto: what execution.device says; the key holds cpu or cuda"
+    )
     threads: int = Field(2, ge=1, description="on a processor; their number fixes the order of sums")
     seed: int = Field(1, ge=0, description="of samples, places and bootstrap")
 
@@ -67,11 +70,12 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     import torch
 
     from llmcore.evaluation import memorisation, samples
+    from llmcore.model.device import device_of
     from llmcore.model.huggingface import load
     from llmcore.tokens.tokenizer import end_of_text, load_tokenizer
 
     torch.set_num_threads(params.threads)
-    model = _load(inputs["model"], load).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = _load(inputs["model"], load).to(device_of(params.device))
     tokenizer = load_tokenizer(inputs["tokenizer"])
     beginning = end_of_text(tokenizer)
     drawn = {split: _draw(inputs["documents"], inputs["tokens"], split, params.split_bytes) for split in SPLITS}

@@ -15,6 +15,7 @@ from llmcore.artifacts.recipe import From, Step
 from llmcore.artifacts.stage import Stage
 from llmcore.errors import UsageError
 from llmcore.evaluation import stage as evaluate
+from llmcore.planning import targets
 from llmcore.planning.config import CrawlSource, FileSource, PipelineConfig
 from llmcore.release import k_quants, publish, quantise
 from llmcore.selection import classifier, decontaminate, dedup, quality, signals, split
@@ -80,6 +81,7 @@ def build(
     label:    names this snapshot of the outside world instead of the configuration; it enters the crawl's key.
     Raises UsageError if a source's files are missing, or a format is asked for that cannot be written here.
     """
+    config = targets.resolved(config)
     k_quants.check_available(config.quantise.formats)
     chain = Chain(pinned=dict(snapshot or {}))
     documents = []
@@ -105,7 +107,10 @@ def build(
 
     overlap = config.decontaminate
     benchmarks = chain.add(
-        decontaminate.BENCHMARKS, overlap.benchmark_params(), {"documents": _first(good, "kept/")}, overlap.paths()
+        decontaminate.BENCHMARKS,
+        overlap.benchmark_params(),
+        {"documents": _first(good, "kept/")},
+        {"paths": overlap.paths()},
     )
     clear = chain.add(decontaminate.STAGE, overlap.overlap_params(), {"documents": good, "benchmarks": benchmarks})
     parts = chain.add(split.STAGE, config.split, {"documents": clear})

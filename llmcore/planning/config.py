@@ -48,6 +48,9 @@ class Execution(Params):
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="processes; by default one a core"
     )
+    device: Literal["this machine", "cpu", "cuda"] = Field(
+        "this machine", description="what `auto` is resolved against, once, before anything runs"
+    )
     address: str | None = Field(None, description="of a running Dask scheduler or Ray head; none: a local cluster")
 
 
@@ -99,10 +102,14 @@ class FileSource(Params):
         )
 
     def scan(self) -> tuple[collect.CollectParams, Mapping[str, Any]]:
+        """What the source holds now. Raises UsageError naming it if that is nothing."""
         path = self.path
         if path.startswith("package:"):
             path = str(resources.files("llmcore") / path.removeprefix("package:"))
-        files, paths = collect.scan(self.kind, path)
+        try:
+            files, paths = collect.scan(self.kind, path)
+        except UsageError as error:
+            raise UsageError(f"source {self.name!r}: {error}") from error
         return collect.CollectParams(name=self.name, kind=self.kind, files=files), paths
 
 
@@ -134,11 +141,7 @@ class PipelineConfig(Params):
     execution: Execution = Execution()
 
     def publish_params(self) -> PublishParams:
-        return (
-            self.publish
-            if "name" in self.publish.model_fields_set
-            else PublishParams(**self.publish.model_dump() | {"name": self.name})
-        )
+        return self.publish.model_copy(update={"name": self.publish.name or self.name})
 
     @field_validator("sources")
     @classmethod
@@ -165,11 +168,46 @@ def load(path: Path | None) -> PipelineConfig:
             raise UsageError(f"{path}: no such file; give a configuration, or none for the quickstart") from None
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not readable: {error}") from error
+    return check(_parsed(text, label), label, folder)
+
+
+def _parsed(text: str, label: str) -> Any:
+    loader = yaml.SafeLoader(text)
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _refuse_doubles(node, label)
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date in the 13th month
         raise UsageError(f"{label}: not YAML: {' '.join(str(error).split())}") from error
-    return check(data, label, folder)
+    except RecursionError:
+        raise UsageError(f"{label}: not a configuration: nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+def _refuse_doubles(top: yaml.Node, label: str) -> None:
+    """YAML forbids a key that is given twice, but PyYAML takes the last and forgets the rest in silence."""
+    waiting: list[tuple[str, yaml.Node]] = [("", top)]
+    seen: set[int] = set()  # an anchor leads to one node from several places
+    while waiting:
+        place, node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(f"{place}{number}.", item) for number, item in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines:
+                    raise UsageError(
+                        f"{label}: {place}{name}: given twice, in line {lines[name]} and in line {line}; keep one"
+                    )
+                lines[name] = line
+                waiting.append((f"{place}{name}.", value))
 
 
 def quickstart_text() -> str:
@@ -199,12 +237,17 @@ def check(data: Any, label: str = "configuration", folder: Path | None = None) -
         return PipelineConfig.model_validate(data)
     except ValidationError as error:
         raise UsageError(f"{label}: {_one_line(error)}") from error
+    except UsageError as error:  # of a plain dataclass: it names its key
+        raise UsageError(f"{label}: {error}") from error
 
 
 def _absolute(path: str, folder: Path | None) -> str:
     if re.match(r"^([a-z0-9]+://|package:)", path):
         return path
-    expanded = Path(path).expanduser()
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError:  # ~nobody: said when the source is looked at
+        return path
     return str(expanded if expanded.is_absolute() or folder is None else folder / expanded)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import read_manifest
 from llmcore.artifacts.store import Store
-from llmcore.model.transformer import ModelConfig
+from llmcore.model.config import ModelConfig
 from llmcore.planning.config import PipelineConfig
 from llmcore.training.params import TrainParams
 

@@ -12,7 +12,7 @@ from llmcore.artifacts.index import last_of
 from llmcore.artifacts.keys import difference
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.provenance import code_digest
-from llmcore.artifacts.recipe import Recipe, Step, plain_params, resolve
+from llmcore.artifacts.recipe import Recipe, Step, own_identity, resolve
 from llmcore.artifacts.store import Store
 from llmcore.planning.chain import Chain
 
@@ -79,8 +79,8 @@ def _why(store: Store, recipe: Recipe, before: Manifest | None) -> str:
 def _changed_parameters(step: Step, before: Manifest | None) -> list[str]:
     if before is None:
         return ["never run"]
-    now = {"version": step.stage.version, "params": plain_params(step.params)}
-    was = {"version": before.identity["version"], "params": before.identity["params"]}
+    now = own_identity(step.stage, step.params)
+    was = {name: before.identity.get(name) for name in {*now, "data"}}
     return [f"{name} {_brief(a)} → {_brief(b)}" for name, a, b in difference(was, now)]
 
 

@@ -25,7 +25,7 @@ ROLES = ("model", "tokenizer", "quantised", "evaluation", "plan")  # of the arti
 
 
 class PublishParams(Params):
-    name: str = Field("model", min_length=1, max_length=100, description="name of the model on its card")
+    name: str = Field("", max_length=100, description="name of the model on its card; empty: the configuration's name")
     licence: str = Field("Apache-2.0", min_length=1, description="SPDX identifier of the model's licence")
     licence_text: str = Field("", description="its full text; needed unless it is Apache-2.0 or CC0-1.0")
     description: str = Field("", description="one or two sentences for the card")

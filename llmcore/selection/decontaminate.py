@@ -10,18 +10,20 @@ setting must not look like a clean corpus.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field, field_validator
 
-from llmcore.artifacts.keys import file_digest
+from llmcore import quickstart
+from llmcore.artifacts.digests import file_digests, forget
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, ShardResult, Stage
 from llmcore.errors import LlmcoreError, UsageError
@@ -94,29 +96,63 @@ class DecontaminateParams(Params):
         for name in names:
             if name not in BUNDLED and not name.endswith((".jsonl", ".json")):
                 raise ValueError(f"no benchmark {name!r}; there are {', '.join(BUNDLED)}, and paths of JSONL files")
+        same = [os.path.normpath(name) for name in names]
+        for name, path in zip(names, same, strict=True):
+            if same.count(path) > 1:
+                raise ValueError(f"{name!r} is named twice; name it once")
         return names
 
     def paths(self) -> dict[str, str]:
-        """Name -> path of the user's own benchmarks; what run.outside["paths"] must hold."""
-        return {Path(name).stem: name for name in self.benchmarks if name not in BUNDLED}
+        """Name -> path of the user's own benchmarks; what run.outside["paths"] must hold.
+
+        The name is the file's without suffix; where another benchmark has that one too, with the first digits of its
+        digest behind it. Where a file lies is no part of its name. Raises UsageError if a file is missing.
+        """
+        return {name: str(path) for name, (path, _) in self._files().items()}
 
     def benchmark_params(self) -> BenchmarkParams:
         """The index stage's parameters. Raises UsageError if a file is missing."""
-        digests = {}
-        for name, path in self.paths().items():
-            if not Path(path).is_file():
-                raise UsageError(f"decontaminate.benchmarks: {path}: no such file")
-            digests[name] = file_digest(Path(path))
         bundled = tuple(name for name in self.benchmarks if name in BUNDLED)
-        return BenchmarkParams(bundled=bundled, files=digests, definition=self.definition)
+        files = {name: digest for name, (_, digest) in self._files().items()}
+        return BenchmarkParams(bundled=bundled, files=files, definition=self.definition)
+
+    def _files(self) -> dict[str, tuple[Path, str]]:
+        own = [Path(name).expanduser() for name in self.benchmarks if name not in BUNDLED]
+        missing = next((path for path in own if not path.is_file()), None)
+        if missing is not None:
+            raise UsageError(f"decontaminate.benchmarks: {missing}: no such file")
+        try:
+            digests = file_digests(own)
+        except OSError as error:
+            raise UsageError(
+                f"decontaminate.benchmarks: {error.filename}: cannot be read ({error.strerror})"
+            ) from error
+        taken = [path.stem for path in own] + [name for name in self.benchmarks if name in BUNDLED]
+        return {
+            path.stem if taken.count(path.stem) == 1 else f"{path.stem}-{digest[:8]}": (path, digest)
+            for path, digest in digests.items()
+        }
 
     def overlap_params(self) -> OverlapParams:
         """The per-shard stage's parameters."""
         return OverlapParams(threshold=self.threshold)
 
 
+def data(params: BenchmarkParams) -> dict[str, Path]:
+    """The bundled benchmarks' files."""
+    return {f"{name}.jsonl": _bundled(name) for name in params.bundled if name in BUNDLED}
+
+
+def _bundled(name: str) -> Path:
+    return quickstart.bundled(f"benchmarks/{name}.jsonl")
+
+
 BENCHMARKS = Stage(
-    "benchmarks", version=1, params=BenchmarkParams, function="llmcore.selection.decontaminate:benchmarks"
+    "benchmarks",
+    version=1,
+    params=BenchmarkParams,
+    function="llmcore.selection.decontaminate:benchmarks",
+    data="llmcore.selection.decontaminate:data",
 )
 STAGE = Stage(
     "decontaminate",
@@ -296,14 +332,19 @@ def _pieces(name: str, params: BenchmarkParams, run: Run) -> Iterator[tuple[str,
     """(benchmark, item, field, text) of every text in a benchmark's JSONL file."""
     if name in params.files:
         path = Path(run.outside["paths"][name])
-        if file_digest(path) != params.files[name]:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != params.files[name]:
+            forget(str(path))
             raise LlmcoreError(f"{path}: changed since the run was planned; run again")
-        content = path.read_text(encoding="utf-8")
     else:
         if name not in BUNDLED:
             raise UsageError(f"no bundled benchmark {name!r}; there are {', '.join(BUNDLED)}")
-        content = (resources.files("llmcore") / "quickstart" / "benchmarks" / f"{name}.jsonl").read_text("utf-8")
-    for number, line in enumerate(content.splitlines(), 1):
+        content = _bundled(name).read_bytes()
+    try:
+        lines = content.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"benchmark {name!r}: not UTF-8: {error.reason} at byte {error.start}") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

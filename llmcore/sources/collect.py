@@ -13,14 +13,16 @@ import glob
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 from pydantic import Field
 
-from llmcore.artifacts.keys import file_digest
+from llmcore.artifacts import digests
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.shards import generation_name
 from llmcore.artifacts.stage import Files, Run, Stage
@@ -97,21 +99,30 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
 
 def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
     """(relative name -> SHA-256, relative name -> where it lies) of a file, a folder, a glob, or an s3:// URI
-    (object, prefix or glob).
+    (object, prefix or glob). What did not change since an earlier scan on this machine is not read again.
 
     A folder is searched through for files whose suffix fits the kind. Raises UsageError if there is none.
     """
     if kind not in SUFFIXES:
         raise UsageError(f"kind: {kind!r} is none of {', '.join(SUFFIXES)}")
-    places = dict(
-        _bucket_places(kind, path) if path.startswith("s3://") else _local_places(kind, Path(path).expanduser())
-    )
+    on_bucket = path.startswith("s3://")
+    places, states = _bucket_places(kind, path) if on_bucket else (dict(_local_places(kind, _expanded(path))), {})
     if not places:
         wanted = ", ".join(SUFFIXES[kind])
         raise UsageError(
             f"path: {path} holds no {kind} file ({wanted}, also {'/'.join(COMPRESSIONS)}); name the files or use a glob"
         )
-    return {name: _digest(place) for name, place in sorted(places.items())}, dict(sorted(places.items()))
+    known = digests.digests(states, partial(_object_digest, _s3())) if on_bucket else _file_digests(places.values())
+    return {name: known[place] for name, place in sorted(places.items())}, dict(sorted(places.items()))
+
+
+def _expanded(path: str) -> Path:
+    if "\0" in path:
+        raise UsageError(f"path: {path!r} holds a zero byte")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"path: {path}: {error}") from None
 
 
 def _local_places(kind: str, path: Path) -> Iterator[tuple[str, str]]:
@@ -134,26 +145,35 @@ def _first_magic(parts: tuple[str, ...]) -> int:
     return next(number for number, part in enumerate(parts) if glob.has_magic(part))
 
 
-def _bucket_places(kind: str, uri: str) -> Iterator[tuple[str, str]]:
+def _bucket_places(kind: str, uri: str) -> tuple[dict[str, str], dict[str, str]]:
+    """name -> URI of the objects, and URI -> what tells that an object is still the same."""
     from fnmatch import fnmatchcase
 
     bucket, _, pattern = uri.removeprefix("s3://").partition("/")
     prefix = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     folder = prefix if prefix == pattern and prefix.endswith("/") else prefix[: prefix.rfind("/") + 1]
+    client = _s3()
     try:
-        pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        keys = sorted(entry["Key"] for page in pages for entry in page.get("Contents", []))
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        listed = {entry["Key"]: entry for page in pages for entry in page.get("Contents", [])}
     except Exception as error:
         raise UsageError(
             f"path: {uri} cannot be listed ({_said(error)}); check the bucket and the AWS settings"
         ) from error
-    for key in keys:
+    places, states = {}, {}
+    for key, entry in listed.items():
         if key == pattern or (
             fnmatchcase(key, pattern) if prefix != pattern else key.startswith(f"{pattern.rstrip('/')}/")
         ):
             name = key.removeprefix(folder if prefix != pattern or key == pattern else f"{pattern.rstrip('/')}/")
             if key == pattern or prefix != pattern or fits(kind, key):
-                yield name, f"s3://{bucket}/{key}"
+                places[name] = place = f"s3://{bucket}/{key}"
+                states[place] = _object_state(client, entry["ETag"], entry["Size"], entry["LastModified"])
+    return places, states
+
+
+def _object_state(client: S3Client, etag: str, size: int, modified: datetime) -> str:
+    return f"{client.meta.endpoint_url} {etag} {size} {modified.isoformat(timespec='seconds')}"
 
 
 def fits(kind: str, name: str) -> bool:
@@ -183,6 +203,7 @@ def fetch(place: str, target: Path, digest: str, name: str) -> int:
             state.update(chunk)
             out.write(chunk)
     if state.hexdigest() != digest:
+        digests.forget(place)
         raise LlmcoreError(f"{name}: the file has changed since it was looked at; run again")
     return target.stat().st_size
 
@@ -237,16 +258,25 @@ class _Bundles:
         self.number, self.rows, self.size = self.number + 1, [], 0
 
 
-def _digest(place: str) -> str:
-    if not place.startswith("s3://"):
-        try:
-            return file_digest(Path(place))
-        except OSError as error:
-            raise UsageError(f"path: {place} cannot be read ({error.strerror})") from error
-    state = hashlib.sha256()
-    for chunk in _chunks(place):
-        state.update(chunk)
-    return state.hexdigest()
+def _file_digests(places: Iterable[str]) -> dict[str, str]:
+    try:
+        return {str(path): digest for path, digest in digests.file_digests(map(Path, places)).items()}
+    except OSError as error:
+        raise UsageError(f"path: {error.filename} cannot be read ({error.strerror})") from error
+
+
+def _object_digest(client: S3Client, place: str) -> tuple[str, str | None]:
+    """The digest of an object, and the state of the very bytes that were hashed."""
+    bucket, _, key = place.removeprefix("s3://").partition("/")
+    content = hashlib.sha256()
+    try:
+        answer = client.get_object(Bucket=bucket, Key=key)
+        for chunk in answer["Body"].iter_chunks(1 << 20):
+            content.update(chunk)
+    except Exception as error:
+        raise LlmcoreError(f"{place}: cannot be read ({_said(error)})") from error
+    state = _object_state(client, answer["ETag"], answer["ContentLength"], answer["LastModified"])
+    return content.hexdigest(), state
 
 
 def _chunks(place: str) -> Iterator[bytes]:

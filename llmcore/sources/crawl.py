@@ -281,4 +281,18 @@ def write_warc(fetches: list[dict[str, Any]], bodies: Path, path: Path) -> int:
     return len(fetched)
 
 
-STAGE = Stage("crawl", version=1, role="fetch", params=CrawlParams, function="llmcore.sources.crawl:crawl")
+def data(params: CrawlParams) -> dict[str, Path]:
+    """The bundled site, where that is what is crawled."""
+    from llmcore.quickstart import bundled
+
+    return {"site.tar.xz": bundled("site.tar.xz")} if params.serve == "quickstart" else {}
+
+
+STAGE = Stage(
+    "crawl",
+    version=1,
+    role="fetch",
+    params=CrawlParams,
+    function="llmcore.sources.crawl:crawl",
+    data="llmcore.sources.crawl:data",
+)

@@ -72,4 +72,16 @@ def lid176() -> Any:
     return fasttext.load_model(str(MODEL))
 
 
-STAGE = Stage("language", version=1, params=LanguageParams, function="llmcore.text.language:language", kind="per_shard")
+def data(params: LanguageParams) -> dict[str, Path]:
+    """The model decides: another one is another stage."""
+    return {MODEL.name: MODEL}
+
+
+STAGE = Stage(
+    "language",
+    version=1,
+    params=LanguageParams,
+    function="llmcore.text.language:language",
+    kind="per_shard",
+    data="llmcore.text.language:data",
+)

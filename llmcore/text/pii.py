@@ -56,4 +56,11 @@ def mask(text: str, spans: list[tuple[int, int, str]]) -> str:
     return "".join((*parts, text[end:]))
 
 
-STAGE = Stage("pii", version=1, params=PiiParams, function="llmcore.text.pii:scrub", kind="per_shard")
+STAGE = Stage(
+    "pii",
+    version=1,
+    params=PiiParams,
+    function="llmcore.text.pii:scrub",
+    kind="per_shard",
+    data="llmcore.text.pii_params:data",
+)

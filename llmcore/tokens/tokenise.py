@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, ShardResult, Stage
 from llmcore.tokens.tokenizer import end_of_text, load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 BATCH_BYTES = 1 << 20
 SPLITS = ("train", "validation", "test")
@@ -68,6 +69,8 @@ def _encode(encoder: Tokenizer, texts: list[str], end: int, width: type[pl.DataT
 
 def _lists(values: list[NDArray[Any]], width: type[pl.DataType]) -> pl.Series:
     """One Arrow list column."""
+    import pyarrow as pa  # takes longer to import than `plan` may
+
     offsets = np.cumsum([0, *(len(row) for row in values)], dtype=np.int64)
     flat = np.concatenate(values) if values else np.zeros(0, dtype=np.uint16 if width == pl.UInt16 else np.uint32)
     return pl.Series(pa.LargeListArray.from_arrays(offsets, flat), dtype=pl.List(width))

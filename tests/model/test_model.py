@@ -85,6 +85,11 @@ def test_flops_count_the_tied_output_and_only_the_attention_that_the_mask_leaves
     assert small.flops_per_token() == 6 * weights + 6 * 1 * 8 * 4
 
 
+@pytest.mark.parametrize("config", [SHAPE, UNTIED], ids=["tied", "untied"])
+def test_parameters_are_counted_from_the_shape_as_torch_counts_them(config: ModelConfig) -> None:
+    assert config.parameters == sum(weight.numel() for weight in Transformer(config).parameters())
+
+
 def test_a_shape_or_folder_that_cannot_be_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="multiple of kv_heads"):
         ModelConfig(vocab_size=10, width=8, layers=1, heads=4, kv_heads=3, ffn_width=8, window=4)

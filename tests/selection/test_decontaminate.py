@@ -180,6 +180,51 @@ def test_a_users_own_benchmark_enters_by_digest(tmp_path: Path) -> None:
         DecontaminateParams(benchmarks=("gsm9k",))
 
 
+def exam(path: Path, question: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"question": question}) + "\n")
+    return path
+
+
+QUESTIONS = (
+    "In which year did the harbour master of the smallest port on the northern coast resign from his office?",
+    "How many lighthouses stood along the eastern shore when the second survey of the islands was completed?",
+)
+
+
+def test_two_benchmarks_of_one_stem_both_count_wherever_they_lie(tmp_path: Path) -> None:
+    indexed = []
+    for place in ("here", "elsewhere"):
+        paths = [exam(tmp_path / place / str(n) / "gsm8k.jsonl", text) for n, text in enumerate(QUESTIONS)]
+        section = DecontaminateParams(benchmarks=("gsm8k", *map(str, paths)))
+        params = section.benchmark_params()
+        assert params.files.keys() == section.paths().keys() and len(params.files) == 2
+        assert "gsm8k" not in params.files
+        run = LocalRun(tmp_path / place / "run", {"paths": section.paths()})
+        assert benchmarks({}, params, run)["benchmarks"] == 3
+        assert caught(LocalFiles(run.out), *map(around, QUESTIONS), around(GSM), "") == [True, True, True, False]
+        indexed.append(params)
+    assert indexed[0] == indexed[1]
+
+
+def test_one_file_named_twice_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"'\./exam\.jsonl' is named twice|'exam\.jsonl' is named twice"):
+        DecontaminateParams(benchmarks=("exam.jsonl", "./exam.jsonl"))
+
+
+def test_a_benchmark_is_read_line_by_line_as_json_counts_lines(tmp_path: Path) -> None:
+    path = exam(tmp_path / "exam.jsonl", QUESTIONS[0])
+    path.write_text(json.dumps({"question": QUESTIONS[0] + "\u2028 and why?"}, ensure_ascii=False) + "\n")
+    section = DecontaminateParams(benchmarks=(str(path),))
+    assert (
+        benchmarks({}, section.benchmark_params(), LocalRun(tmp_path / "run", {"paths": section.paths()}))["items"] == 1
+    )
+    path.write_bytes(b'{"question": "caf\xe9"}')
+    section = DecontaminateParams(benchmarks=(str(path),))
+    with pytest.raises(UsageError, match="benchmark 'exam': not UTF-8"):
+        benchmarks({}, section.benchmark_params(), LocalRun(tmp_path / "again", {"paths": section.paths()}))
+
+
 def test_what_many_documents_say_is_no_evidence(tmp_path: Path) -> None:
     """A licence inside a benchmark item must not drop every page that carries the licence."""
     licence = CLEAN["licence text"]
