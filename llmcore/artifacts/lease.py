@@ -20,15 +20,11 @@ import psutil
 
 from llmcore.artifacts.epochs import Epoch, Epochs
 from llmcore.artifacts.store import Store
-from llmcore.errors import LlmcoreError
+from llmcore.errors import LeaseLostError
 
 SECONDS_TO_LIVE = 60.0
 RENEW_EVERY_SECONDS = 15.0
 POLL_SECONDS = 0.5
-
-
-class LeaseLostError(LlmcoreError):
-    """Somebody took over: stop before writing anything."""
 
 
 class Lease:

@@ -139,6 +139,13 @@ class StoreRun:
     def carry(self, role: str, prefix: str = "") -> None:
         self.carried |= {name: out for name, out in self.recipe.files[role].items() if name.startswith(prefix)}
 
+    @property
+    def key(self) -> str:
+        return self.recipe.key
+
+    def scratch_of(self, key: str, name: str) -> Path | None:
+        return self.store.backend.local(f"runs/{key}/scratch/{name}", fresh=True)
+
     def keep_scratch(self) -> None:
         self.lease.check()  # whoever took over has newer files there
         save_scratch(self.store, self.recipe.key, self.scratch)
