@@ -146,6 +146,7 @@ class Pulse:
         self.beat: Mapping[str, Any] | None = None
         self.still = 0.0
         self.longest = 0.0  # pause between two beats so far
+        self._when = 0
         self._looked = time.monotonic()
 
     def look(self) -> None:
@@ -154,13 +155,14 @@ class Pulse:
         self.still += min(now - self._looked, LOOKED_SECONDS)
         self._looked = now
         try:
+            when = self.path.stat().st_mtime_ns
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
-        if found != self.beat:
+        if when != self._when:
             if self.beat is not None:
                 self.longest = max(self.longest, self.still)
-            self.beat, self.still = found, 0.0
+            self.beat, self.still, self._when = found, 0.0, when
 
     @property
     def limit(self) -> float:

@@ -14,6 +14,7 @@ import os
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once; without it sums have no fixed order
 
 import ctypes
+import errno
 import hashlib
 import json
 import math
@@ -23,6 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -378,7 +380,7 @@ class Log:
         self.timed, self.last = self.timed + 1, now
         if not self.first:
             return
-        with (self.scratch / "log.jsonl").open("a", encoding="utf-8") as file:
+        with suppress(OSError), (self.scratch / "log.jsonl").open("a", encoding="utf-8") as file:  # it only shows
             file.write(json.dumps({**row, "tokens_per_second": round(speed, 1), "time": round(time.time(), 3)}) + "\n")
         self.row = row
         self.beat(at_once=row["step"] == self.steps or self.timed == 1)
@@ -389,19 +391,20 @@ class Log:
         if not self.first or not self.timed or not (at_once or now - self.beaten >= HEARTBEAT_SECONDS):
             return
         self.beaten = now
+        told = {
+            "step": self.row["step"],
+            "steps": self.steps,
+            "loss": self.row["loss"],
+            "tokens_per_second": round(self.speed, 1),
+            "time": time.time(),
+        }
         aside = self.scratch / ".heartbeat.json"
-        aside.write_text(
-            json.dumps(
-                {
-                    "step": self.row["step"],
-                    "steps": self.steps,
-                    "loss": self.row["loss"],
-                    "tokens_per_second": round(self.speed, 1),
-                    "time": time.time(),
-                }
-            )
-        )
-        aside.replace(self.scratch / "heartbeat.json")
+        try:
+            aside.write_text(json.dumps(told), encoding="utf-8")
+            aside.replace(self.scratch / "heartbeat.json")
+        except OSError:  # a full disk: that the one before is touched is sign enough
+            with suppress(OSError):
+                (self.scratch / "heartbeat.json").touch()
 
 
 def _mine(numbers: np.ndarray[Any, Any], micro_batch: int, processes: Processes) -> list[np.ndarray[Any, Any]]:
@@ -422,13 +425,18 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
-        write_fault(scratch, OutOfMemoryError(error) if _is_out_of_memory(error) else error)
+        write_fault(scratch, _named(error))
         return LlmcoreError.exit_code
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _named(error: Exception) -> Exception:
+    """An error of the machine's, as the line that names it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(f"train: no space left for {error.filename or 'the training'}; free some and run again")
     # on a processor torch raises a plain RuntimeError
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return OutOfMemoryError(error)
+    return error
 
 
 if __name__ == "__main__":

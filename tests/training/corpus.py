@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,9 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmcore.artifacts import runner
 from llmcore.artifacts.keys import file_digest
-from llmcore.training import stage
+from llmcore.artifacts.recipe import From, Recipe, Step, resolve
+from llmcore.artifacts.stage import Stage
+from llmcore.artifacts.store import Store
+from llmcore.training import resume, stage
 from llmcore.training.params import TrainParams
+from llmcore.training.resume import CheckpointParams
 from tests.local_files import LocalFiles, LocalRun
 
 WINDOW, VOCABULARY, END = 32, 64, 0
@@ -153,3 +159,31 @@ def start_parent(corpus: Path, run: LocalRun, steps: int, compiled: bool) -> sub
 
 def trainer_pid(run: LocalRun) -> int:
     return int(json.loads((run.scratch / "trainer.pid").read_text())["pid"])
+
+
+# the same through a store
+
+
+@dataclass(frozen=True)
+class PutParams:
+    """The folder whose files become an artifact."""
+
+    folder: str
+
+
+def put(inputs: dict[str, LocalFiles], params: PutParams, run: LocalRun) -> dict[str, Any]:
+    shutil.copytree(params.folder, run.out, dirs_exist_ok=True)
+    return {}
+
+
+PUT = Stage("put", version=1, params=PutParams, function="tests.training.corpus:put")
+
+
+def recipe_in(store: Store, corpus: Path, params: TrainParams, resumed: CheckpointParams | None = None) -> Recipe:
+    """The recipe of a training over artifacts in a store, which are made first; resumed: goes on from a checkpoint."""
+    done = {}
+    for role in ("tokens", "plan", "tokenizer"):
+        done[role] = runner.build(store, resolve(store, Step(role, PUT, PutParams(str(corpus / role))), {}))
+    if resumed is not None:
+        done["resume"] = runner.build(store, resolve(store, Step("checkpoint", resume.STAGE, resumed), {}))
+    return resolve(store, Step("train", stage.STAGE, params, {role: From((role,)) for role in done}), done)
