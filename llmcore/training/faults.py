@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llmcore.errors import LlmcoreError, UsageError
+from llmcore.errors import LlmcoreError, NoSpaceError, UsageError
 from llmcore.training.marker import FOLDER, markers
 from llmcore.training.params import TrainParams
 from llmcore.training.spec import STOPPED
@@ -23,6 +24,7 @@ from llmcore.training.spec import STOPPED
 LOG = "trainer.log"
 TORCHRUNS_CODES = re.compile(r"^\s*exitcode\s*: (-?\d+)", re.MULTILINE)
 TORCHRUN_STOPPED = re.compile(r"SignalException: Process \d+ got signal: 15")
+FULL_BYTES = 1 << 20
 STOPS = {0, STOPPED, -signal.SIGTERM}
 
 
@@ -64,13 +66,16 @@ def fault_of(scratch: Path, code: int, params: TrainParams, key: str) -> Llmcore
         return None
     if -signal.SIGKILL in codes:
         return LlmcoreError(f"train: the trainer was killed (out of memory?); {_mend(scratch, params, key)}")
-    faults = sorted((_read(path) for path in scratch.glob("fault-*.json")), key=lambda f: (not f["known"], f["time"]))
+    read = filter(None, (_read(path) for path in scratch.glob("fault-*.json")))
+    faults = sorted(read, key=lambda fault: (not fault["known"], fault["time"]))
     if faults:
         fault = faults[0]
         if fault["memory"]:
             return LlmcoreError(f"train: out of memory ({fault['line']}); {_mend(scratch, params, key)}")
         kind = UsageError if fault["code"] == UsageError.exit_code else LlmcoreError
         return kind(fault["line"] if fault["line"].startswith("train") else f"train: {fault['line']}")
+    if shutil.disk_usage(scratch).free < FULL_BYTES:  # no room for a fault's line either
+        return NoSpaceError(f"train: no space left in {scratch}; free some and run again")
     last = next((line.strip() for line in reversed(log.split("\n")) if line.strip()), "it said nothing")
     crash = min(codes)
     if crash < 0:
@@ -88,11 +93,11 @@ def _mend(scratch: Path, params: TrainParams, key: str) -> str:
     return f"lower {lower} and run again{resume}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"time": 0.0, "known": False, "memory": False, "code": 1, "line": f"{path.name} is not readable"}
+        return None
     return found
 
 

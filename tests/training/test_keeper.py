@@ -108,7 +108,7 @@ class Outage:
 def test_a_store_that_is_away_for_a_while_does_not_end_a_training(
     corpus: Path, far_store: Store, network: Network, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_in(far_store, corpus, replace(TINY, steps=4000, checkpoint_every=100))
+    recipe = recipe_in(far_store, corpus, replace(TINY, steps=2000, checkpoint_every=100, validation_every=500))
     outage = Outage(network)
     taken: list[set[str]] = []
     copy = runner.StoreRun.keep_scratch

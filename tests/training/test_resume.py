@@ -26,7 +26,7 @@ from tests.local_files import LocalRun
 from tests.small import small_config
 from tests.training.corpus import TINY, inputs_of, model_digest, recipe_in, train
 
-SLOW = replace(TINY, steps=1500, checkpoint_every=50)
+SLOW = replace(TINY, steps=600, checkpoint_every=50, validation_every=100)
 
 
 def break_off(store: Store, recipe: Recipe) -> None:
