@@ -33,7 +33,7 @@ from llmcore.artifacts.manifest import (
 )
 from llmcore.artifacts.provenance import code_digest, environment, run_record
 from llmcore.artifacts.recipe import Recipe, StoreFiles
-from llmcore.artifacts.scratch import drop_scratch, open_scratch, save_scratch
+from llmcore.artifacts.scratch import drop_scratch, open_scratch, save_scratch, scratch_files
 from llmcore.artifacts.store import Store, suffix_of
 from llmcore.artifacts.working import working_folder
 from llmcore.errors import LlmcoreError, UsageError
@@ -144,7 +144,8 @@ class StoreRun:
         return self.recipe.key
 
     def scratch_of(self, key: str, name: str) -> Path | None:
-        return self.store.backend.local(f"runs/{key}/scratch/{name}", fresh=True)
+        place = scratch_files(self.store, key).get(name)
+        return self.store.backend.local(place, fresh=True) if place is not None else None
 
     def keep_scratch(self) -> None:
         self.lease.check()  # whoever took over has newer files there

@@ -53,3 +53,12 @@ def drop_scratch(store: Store, key: str) -> None:
         return
     for entry in list(store.backend.entries(f"runs/{key}/scratch/")):
         store.backend.delete(entry.name)
+
+
+def scratch_files(store: Store, key: str) -> dict[str, str]:
+    """The files in the store's copy of a recipe's scratch: name -> name of the object that holds it."""
+    prefix = f"runs/{key}/scratch/"
+    index = None if isinstance(store.backend, FileBackend) else store.record(f"{prefix}index.json")
+    if index is not None:
+        return {name: f"{prefix}files/{digest}" for name, digest in index.items()}
+    return {entry.name.removeprefix(prefix): entry.name for entry in store.backend.entries(prefix)}

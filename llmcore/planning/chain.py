@@ -80,7 +80,7 @@ def build(
     previous: crawl and collect artifacts to refresh: what is new or changed since is appended to them.
     generation: number of the generation of shards that what is fetched begins with.
     label:    names this snapshot of the outside world instead of the configuration; it enters the crawl's key.
-    resume:   another training's checkpoint (training/resume.py: find) from which this one's training goes on.
+    resume:   another training's checkpoint (planning/resume.py: find) from which this one's training goes on.
     Raises UsageError if a source's files are missing, or a format is asked for that cannot be written here.
     """
     k_quants.check_available(config.quantise.formats)

@@ -20,6 +20,7 @@ from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.planning.chain import build
 from llmcore.planning.config import load
+from llmcore.planning.resume import find
 from llmcore.training import resume, stage
 from llmcore.training.marker import Marker
 from tests.local_files import LocalRun
@@ -58,8 +59,8 @@ def test_a_changed_micro_batch_goes_on_from_the_run_that_is_named(
     first = recipe_in(store, corpus, SLOW)
     break_off(store, first)
 
-    params = resume.find(store, first.key[:8])
-    assert params == resume.find(store, first.key) and params.key == first.key and params.step >= 50
+    params = find(store, first.key[:8])
+    assert params == find(store, first.key) and params.key == first.key and params.step >= 50
     smaller = replace(SLOW, micro_batch=2, precision="bf16")
     second = recipe_in(store, corpus, smaller, params)
     assert second.key != recipe_in(store, corpus, smaller).key
@@ -77,7 +78,7 @@ def test_a_changed_micro_batch_goes_on_from_the_run_that_is_named(
     # once taken, it is an artifact: it is found again though the first run's scratch is gone
     for entry in list(store.backend.entries(f"runs/{first.key}/scratch/")):
         store.backend.delete(entry.name)
-    assert resume.find(store, first.key[:8]) == params
+    assert find(store, first.key[:8]) == params
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +117,9 @@ def test_the_same_training_goes_on_to_the_same_bits(
 
 def test_a_run_that_cannot_be_found_is_one_line(store: Store) -> None:
     with pytest.raises(UsageError, match=r"^--resume 0123abcd: no checkpoint of such a training in "):
-        resume.find(store, "0123abcd")
+        find(store, "0123abcd")
     with pytest.raises(UsageError, match=r"^--resume my-model: not a key"):
-        resume.find(store, "my-model")
+        find(store, "my-model")
 
 
 def test_pacing_is_no_part_of_the_recipe(corpus: Path, store: Store, uninterrupted: LocalRun, tmp_path: Path) -> None:
