@@ -1,8 +1,8 @@
 """What a shard costs beside its own work, from a hundred to a hundred thousand of them; and looking at so many.
 
-    python -m benchmarks.shards                      100, 1,000, 10,000 and 100,000 shards in a folder
-    python -m benchmarks.shards --most 1000          up to so many
-    python -m benchmarks.shards --whole-recipe       beside it the way not taken: the whole recipe pickled for each shard
+    python -m benchmarks.shards                    100, 1,000, 10,000 and 100,000 shards in a folder
+    python -m benchmarks.shards --most 1000        up to so many
+    python -m benchmarks.shards --whole-recipe     beside it the way not taken: the whole recipe pickled for a shard
 
 Prints one JSON line: processor milliseconds a shard of a stage that does nothing: of listing, computing (hash, store, memo),
 travelling to a worker, gathering; what reading and writing the tables costs alone is told apart. Then of finding all of
@@ -105,7 +105,7 @@ def _tables_alone(store: Store, todo: list[jobs.ShardJob]) -> None:
 
 
 def plan_seconds(store: Store, first: Step, *known: ArtifactRef) -> float:
-    """Wall time of `plan` over a chain in which STAGES per-shard stages are cached, in a process that read nothing yet."""
+    """Wall time of `plan` over a chain in which STAGES per-shard stages are cached."""
     chain = Chain(steps={"shards": first})
     done = {"shards": known[0]}
     for place in range(STAGES):

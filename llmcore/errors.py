@@ -13,5 +13,13 @@ class UsageError(LlmcoreError):
     exit_code = 2
 
 
+class NoSpaceError(LlmcoreError):
+    """A disk is full."""
+
+
+class LeaseLostError(LlmcoreError):
+    """Somebody took over: stop before writing anything."""
+
+
 class CorruptBlobError(LlmcoreError):
     """Stored bytes do not hash to their name."""

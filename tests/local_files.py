@@ -39,6 +39,7 @@ class LocalRun:
     manifests: Sequence[Mapping[str, Any]] = ()
     inputs: Mapping[str, LocalFiles] = field(default_factory=dict)
     generation: int = 0
+    key: str = "0" * 64
 
     def __post_init__(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -66,3 +67,7 @@ class LocalRun:
 
     def keep_scratch(self) -> None:
         pass
+
+    def scratch_of(self, key: str, name: str) -> Path | None:
+        path = self.root.parent / key / "scratch" / name
+        return path if path.is_file() else None

@@ -19,7 +19,9 @@ def verify(store: Store, top: Manifest) -> Iterator[tuple[Manifest, str, str]]:
     for manifest in manifests_behind(store, [top]):
         if not manifest.seal:
             yield manifest, manifest.step, "has no seal (made by llmcore 0.1): inputs and metrics cannot be checked"
-        files = [(name, output.blob, suffix_of(name), output.bytes) for name, output in manifest.outputs.items()]
+        files: list[tuple[str, str, str, int | None]] = [
+            (name, output.blob, suffix_of(name), output.bytes) for name, output in manifest.outputs.items()
+        ]
         if manifest.listing:
             files.append(("the list of files", manifest.listing, ".parquet", None))
             if outputs_digest(manifest.outputs) != manifest.digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -31,6 +32,15 @@ def canonical_json(value: Any) -> bytes:
 def key_of(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def deciding_fields(params: Any) -> dict[str, Any]:
+    """A parameter dataclass as plain data, without the fields that change no byte of what is made.
+
+    Those are marked `field(metadata={"outside_key": True})`: how often to save, when to give up waiting.
+    """
+    outside = {field.name for field in dataclasses.fields(params) if field.metadata.get("outside_key")}
+    return {name: value for name, value in dataclasses.asdict(params).items() if name not in outside}
 
 
 def file_digest(path: Path) -> str:

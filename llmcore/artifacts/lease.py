@@ -20,7 +20,7 @@ from typing import Any
 from llmcore.artifacts import processes
 from llmcore.artifacts.epochs import Epoch, Epochs
 from llmcore.artifacts.store import Store
-from llmcore.errors import LlmcoreError
+from llmcore.errors import LeaseLostError
 
 SECONDS_TO_LIVE = 60.0
 RENEW_EVERY_SECONDS = 15.0
@@ -29,10 +29,6 @@ POLL_SECONDS = 0.5
 # more than this between two looks was not watched: the waiter was suspended, or the store away for the holder as well
 LONGEST_LOOK_SECONDS = 5.0
 GIVE_BACK_SECONDS = 10.0
-
-
-class LeaseLostError(LlmcoreError):
-    """Somebody took over: stop before writing anything."""
 
 
 class Lease:

@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from llmcore.artifacts.digests import data_digest
-from llmcore.artifacts.keys import key_of
+from llmcore.artifacts.keys import deciding_fields, key_of
 from llmcore.artifacts.manifest import NOTHING, ArtifactRef, Manifest, Output, manifest_of, outputs_digest
 from llmcore.artifacts.shards import generation_of, shard_order
 from llmcore.artifacts.stage import Stage
@@ -197,11 +197,11 @@ def own_identity(stage: Stage, params: Any) -> dict[str, Any]:
 
 
 def plain_params(params: Any) -> Any:
-    """Parameters as plain JSON data."""
+    """Parameters as plain JSON data: what of them enters the key."""
     if isinstance(params, BaseModel):
         return params.model_dump(mode="json")
     if dataclasses.is_dataclass(params) and not isinstance(params, type):
-        return dataclasses.asdict(params)
+        return deciding_fields(params)
     return params
 
 

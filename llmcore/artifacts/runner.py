@@ -33,7 +33,7 @@ from llmcore.artifacts.manifest import (
 )
 from llmcore.artifacts.provenance import code_digest, environment, run_record
 from llmcore.artifacts.recipe import Recipe, StoreFiles
-from llmcore.artifacts.scratch import drop_scratch, open_scratch, save_scratch
+from llmcore.artifacts.scratch import drop_scratch, open_scratch, save_scratch, scratch_files
 from llmcore.artifacts.store import Store, suffix_of
 from llmcore.artifacts.working import working_folder
 from llmcore.errors import LlmcoreError, UsageError
@@ -138,6 +138,14 @@ class StoreRun:
 
     def carry(self, role: str, prefix: str = "") -> None:
         self.carried |= {name: out for name, out in self.recipe.files[role].items() if name.startswith(prefix)}
+
+    @property
+    def key(self) -> str:
+        return self.recipe.key
+
+    def scratch_of(self, key: str, name: str) -> Path | None:
+        place = scratch_files(self.store, key).get(name)
+        return self.store.backend.local(place, fresh=True) if place is not None else None
 
     def keep_scratch(self) -> None:
         self.lease.check()  # whoever took over has newer files there

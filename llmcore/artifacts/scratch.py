@@ -149,3 +149,12 @@ def _named_by(marker: Path) -> set[str]:
         return set()
     files = content.get("files") if isinstance(content, dict) else None
     return {f"{marker.stem}/{name}" for name in files} if isinstance(files, dict) else set()
+
+
+def scratch_files(store: Store, key: str) -> dict[str, str]:
+    """The files in the store's copy of a recipe's scratch: name -> name of the object that holds it."""
+    prefix = f"runs/{key}/scratch/"
+    index = None if isinstance(store.backend, FileBackend) else store.record(f"{prefix}index.json")
+    if index is not None:
+        return {name: f"{prefix}files/{digest}" for name, digest in index.items()}
+    return {entry.name.removeprefix(prefix): entry.name for entry in store.backend.entries(prefix)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +52,10 @@ class Run(Protocol):
     """What a global function may use of its surroundings."""
 
     @property
+    def key(self) -> str:
+        """The recipe's key: what somebody has to name who wants to go on from this run."""
+
+    @property
     def out(self) -> Path:
         """Empty local folder: every file left in it becomes an output of the artifact, under its relative name."""
 
@@ -78,6 +83,9 @@ class Run(Protocol):
     def keep_scratch(self) -> None:
         """Copy `scratch` to the store when that lies elsewhere, so that another machine can go on from it."""
 
+    def scratch_of(self, key: str, name: str) -> Path | None:
+        """A local path of a file in the scratch of another recipe, fetched from the store; None if it is not there."""
+
 
 PerShard = Callable[..., ShardResult]  # (documents: pl.DataFrame | Path, params, **side inputs) -> ShardResult
 Globally = Callable[..., Mapping[str, Any]]  # (inputs: Mapping[str, Files], params, run: Run) -> metrics
@@ -101,6 +109,7 @@ class Stage:
     named:     the function wants the shard's name too (keyword `shard`), which then enters the memo's key.
     tells_lineage: the outputs speak of the recipes behind them, so that these enter the key, not only their bytes.
     partition: output folders whose row counts must add up to the rows read; () where rows are not documents.
+    constants: keyword arguments that the function always gets: what makes two stages of one function.
     """
 
     name: str
@@ -117,10 +126,12 @@ class Stage:
     tells_lineage: bool = False
     partition: tuple[str, ...] = ("kept", "dropped")
     data: str = ""
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
-        return _imported(self.function)
+        function = _imported(self.function)
+        return partial(function, **self.constants) if self.constants else function
 
     def data_files(self, params: Any) -> Mapping[str, Path]:
         """Name -> file or folder of the data that decides what the stage makes with these parameters."""

@@ -12,19 +12,23 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from llmcore.errors import LlmcoreError
+from llmcore.model.tensors import save_tensors
 from llmcore.model.transformer import ModelConfig, Transformer
 
 WEIGHTS, CONFIG, GENERATION = "model.safetensors", "config.json", "generation_config.json"
 
 
 def save(model: Transformer, folder: Path, bos: int = 0, eos: int = 0, pad: int = 1) -> None:
-    """Write model.safetensors (fp32), config.json and generation_config.json. bos, eos, pad: token ids."""
+    """Write model.safetensors (fp32), config.json and generation_config.json. bos, eos, pad: token ids.
+
+    Raises NoSpaceError where the disk is full.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    weights = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    save_tensors(weights, folder / WEIGHTS, {"format": "pt"})
     _write(folder / CONFIG, llama_config(model.config, bos, eos, pad))
     _write(folder / GENERATION, {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad})
 

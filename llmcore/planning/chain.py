@@ -22,6 +22,7 @@ from llmcore.selection import classifier, decontaminate, dedup, quality, signals
 from llmcore.sources import collect, crawl, ingest
 from llmcore.text import clean, extract, language, pii
 from llmcore.tokens import pack, tokenise, tokenizer
+from llmcore.training import resume as checkpoint
 from llmcore.training import stage as train
 
 P = TypeVar("P", bound=Params)
@@ -72,6 +73,7 @@ def build(
     previous: Mapping[str, ArtifactRef] | None = None,
     label: str | None = None,
     generation: int = 0,
+    resume: checkpoint.CheckpointParams | None = None,
 ) -> Chain:
     """The chain that a configuration means.
 
@@ -79,6 +81,7 @@ def build(
     previous: crawl and collect artifacts to refresh: what is new or changed since is appended to them.
     generation: number of the generation of shards that what is fetched begins with.
     label:    names this snapshot of the outside world instead of the configuration; it enters the crawl's key.
+    resume:   another training's checkpoint (planning/resume.py: find) from which this one's training goes on.
     Raises UsageError if a source's files are missing, or a format is asked for that cannot be written here.
     """
     config = targets.resolved(config)
@@ -120,6 +123,8 @@ def build(
     plan = chain.add(pack.STAGE, config.pack, {"tokens": tokens})
 
     read = {"tokens": tokens, "plan": plan, "tokenizer": vocabulary}
+    if resume is not None:
+        read["resume"] = chain.add(checkpoint.STAGE, resume)
     model = chain.add(train.STAGE, config.train, read)
     tested = {"model": model, "tokenizer": vocabulary, "tokens": tokens}
     evaluation = chain.add(evaluate.STAGE, config.evaluate, {**tested, "documents": parts})

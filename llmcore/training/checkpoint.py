@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there.
 
     step-00000200/model.safetensors, optimizer.safetensors, history.parquet
-    step-00000200.json       the marker: step, recipe, SHA-256 of each file; written last, removed first
+    step-00000200.json       the marker: step, recipe, SHA-256 of each file and of itself; written last, removed first
 
 "Latest" is computed from the markers; one whose files do not hash to what it says is passed over for the one before it.
 Nothing is pickled.
@@ -9,7 +9,6 @@ Nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,14 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from llmcore.errors import UsageError
+from llmcore.artifacts.keys import file_digest
+from llmcore.errors import NoSpaceError, UsageError
+from llmcore.model.tensors import ask_for_space, bytes_of, full_disk_is_an_error, read_back, save_tensors
+from llmcore.training.marker import FILES, MAY_DIFFER, Marker, markers, mismatch
 
 KEPT = 2  # checkpoints on disk: the latest, and one more should it be damaged
+ROW_BYTES = 64  # of the history, at most
 
 HISTORY = pa.schema(
     [
@@ -50,51 +54,72 @@ class Checkpoint:
     history: Sequence[Mapping[str, Any]]
 
 
-def save(folder: Path, checkpoint: Checkpoint, recipe: str) -> None:
-    """Write a checkpoint durably, then forget all but the last KEPT. recipe: digest of what is being trained."""
+def save(folder: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any]) -> None:
+    """Write a checkpoint durably, then forget all but the last KEPT. recipe: what is being trained, as plain fields.
+
+    Raises NoSpaceError where the disk is full; the checkpoint before this one is there then as ever.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{checkpoint.step:08d}"
     marker, final, aside = folder / f"{name}.json", folder / name, folder / f".{name}"
+    for left in folder.glob(".step-*"):  # of a trainer that was killed while it saved
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     remove(marker)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    save_file(_plain(checkpoint.model), aside / "model.safetensors")
-    save_file(_plain(checkpoint.optimizer), aside / "optimizer.safetensors")
-    write_history(checkpoint.history, aside / "history.parquet")
-    digests = {path.name: _digest(path) for path in sorted(aside.iterdir())}
-    for path in (*aside.iterdir(), aside):
-        _sync(path)
-    aside.rename(final)
-    _sync(folder)
-    write_atomically(marker, {"step": checkpoint.step, "recipe": recipe, "files": digests})
-    for old in _markers(folder)[KEPT:]:
+    _make_room(folder, checkpoint)
+    try:
+        aside.mkdir()
+        save_tensors(checkpoint.model, aside / "model.safetensors")
+        save_tensors(checkpoint.optimizer, aside / "optimizer.safetensors")
+        write_history(checkpoint.history, aside / "history.parquet")
+        digests = {path.name: file_digest(path) for path in sorted(aside.iterdir())}
+        sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
+        with full_disk_is_an_error(final):
+            for path in (*aside.iterdir(), aside):
+                _sync(path)
+            aside.rename(final)
+            _sync(folder)
+        with full_disk_is_an_error(marker):
+            write_atomically(marker, Marker(checkpoint.step, recipe, digests, sizes).plain())
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        remove(marker)
+        raise
+    for old in markers(folder)[KEPT:]:
         remove(old)
 
 
-def latest(folder: Path, recipe: str) -> Checkpoint | None:
+def latest(folder: Path, recipe: Mapping[str, Any]) -> Checkpoint | None:
     """The newest whole checkpoint, or None.
 
     Raises UsageError where the folder belongs to another training.
     """
-    for marker in _markers(folder):
+    for path in markers(folder):
+        files = {name: path.with_suffix("") / name for name in FILES}
         try:
-            content = json.loads(marker.read_text(encoding="utf-8"))
-            files = {name: folder / marker.stem / name for name in content["files"]}
-            whole = all(_digest(path) == content["files"][name] for name, path in files.items())
-        except (OSError, ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            print(f"{marker}: damaged checkpoint passed over", file=sys.stderr, flush=True)
+            marker = _whole(path, files)
+        except (OSError, ValueError) as error:
+            print(f"{path}: damaged checkpoint passed over: {error}", file=sys.stderr, flush=True)
             continue
-        if content["recipe"] != recipe:
-            raise UsageError(f"{folder}: holds checkpoints of another training; remove it or use another folder")
-        return Checkpoint(
-            content["step"],
-            load_file(files["model.safetensors"]),
-            load_file(files["optimizer.safetensors"]),
-            pq.read_table(files["history.parquet"], partitioning=None).to_pylist(),
-        )
+        other = mismatch(marker.recipe, recipe)
+        if other:
+            raise UsageError(f"{folder}: holds checkpoints of another training ({other}); remove it")
+        return _load(marker, files)
     return None
+
+
+def of_another_run(files: Mapping[str, Path], recipe: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint that a run was told to go on from. files: checkpoint.json (the marker) and what it names.
+
+    Raises UsageError, naming the field, where that run trained something else.
+    """
+    try:
+        marker = _whole(files["checkpoint.json"], files)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"train: the checkpoint to resume from is damaged: {error}; name another") from error
+    other = mismatch(marker.recipe, recipe, MAY_DIFFER)
+    if other:
+        raise UsageError(f"train: the checkpoint to resume from is of another training: {other}; make these equal")
+    return _load(marker, files)
 
 
 def remove(marker: Path) -> None:
@@ -104,32 +129,63 @@ def remove(marker: Path) -> None:
 
 
 def write_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One row a step: step, tokens so far, loss (nats a token), learning rate, gradient norm, validation loss."""
-    pq.write_table(pa.Table.from_pylist(list(history), HISTORY), path, compression="zstd")
+    """One row a step: step, tokens so far, loss (nats a token), learning rate, gradient norm, validation loss.
+
+    Raises NoSpaceError where the disk is full.
+    """
+    table = pa.Table.from_pylist(list(history), HISTORY)
+    with full_disk_is_an_error(path):
+        pq.write_table(table, path, compression="zstd")
+    with read_back(path):
+        written = pq.read_table(path, partitioning=None)
+        for name in HISTORY.names:
+            if not np.array_equal(written[name].to_numpy(), table[name].to_numpy(), equal_nan=True):
+                raise ValueError(f"{name} differs")
 
 
 def write_atomically(path: Path, content: Mapping[str, Any]) -> None:
     """JSON that a reader sees whole, old or new."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(content, file, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump(content, file, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     _sync(path.parent)
 
 
-def _markers(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.json"), reverse=True)
+def _make_room(folder: Path, checkpoint: Checkpoint) -> None:
+    """Room for one more checkpoint beside the KEPT; where there is none, the older of them goes, never the newest."""
+    needed = bytes_of(checkpoint.model) + bytes_of(checkpoint.optimizer) + ROW_BYTES * len(checkpoint.history)
+    while True:
+        try:
+            return ask_for_space(folder, needed)
+        except NoSpaceError:
+            there = markers(folder)
+            if len(there) < 2:
+                raise
+            remove(there[-1])
 
 
-def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _whole(path: Path, files: Mapping[str, Path]) -> Marker:
+    """The marker, if the files are what it says; OSError or ValueError if not."""
+    marker = Marker.read(path.read_bytes())
+    for name, digest in marker.files.items():
+        if file_digest(files[name]) != digest:
+            raise ValueError(f"{name} is not what was saved")
+    return marker
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _load(marker: Marker, files: Mapping[str, Path]) -> Checkpoint:
+    return Checkpoint(
+        marker.step,
+        load_file(files["model.safetensors"]),
+        load_file(files["optimizer.safetensors"]),
+        pq.read_table(files["history.parquet"], partitioning=None).to_pylist(),
+    )
 
 
 def _sync(path: Path) -> None:

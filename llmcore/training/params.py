@@ -16,7 +16,7 @@ Method = Literal["muon", "adamw"]
 
 
 def _field(default: Any, description: str, **bounds: Any) -> Any:
-    """A field with what pydantic reads from its metadata: description, ge, gt, le."""
+    """A field with what pydantic reads from its metadata (description, ge, gt, le), and keys (outside_key)."""
     return dataclasses.field(default=default, metadata={"description": description, **bounds})
 
 
@@ -60,7 +60,17 @@ class TrainParams:
 
     validation_every: int = _field(200, "steps between two validation losses; 0: only at the end", ge=0)
     validation_windows: int = _field(128, "windows that a validation loss reads, from the first", ge=0)
-    checkpoint_every: int = _field(200, "steps between two checkpoints; 0: only when stopped", ge=0)
+
+    # these change no byte of the model, so they stay outside its key, and changing one goes on from the checkpoint
+    checkpoint_every: int = _field(
+        200, "steps between two checkpoints; 0: only when stopped; not in the key", ge=0, outside_key=True
+    )
+    hang_seconds: float = _field(
+        900.0,
+        "without a sign of life before a trainer is ended and restarted; 0: never; not in the key",
+        ge=0,
+        outside_key=True,
+    )
 
     def __post_init__(self) -> None:
         for field in fields(self):

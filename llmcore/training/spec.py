@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llmcore.errors import UsageError
@@ -17,7 +17,8 @@ STOPPED = 143  # the trainer's exit code after SIGTERM: the work is not done, a 
 class Spec:
     """Paths are not part of what is trained; the parameters and the bytes of the plan are.
 
-    window: tokens in one; end: id of <|endoftext|>, which also begins a document; tokens: shard name -> token Parquet.
+    window: tokens in one; end: id of <|endoftext|>, which also begins a document; tokens: shard name -> token Parquet;
+    resume: files of another run's checkpoint to begin with, by name; none: begin anew.
     """
 
     params: TrainParams
@@ -30,6 +31,7 @@ class Spec:
     validation_plan: Path | None
     validation_tokens: Mapping[str, Path]
     scratch: Path
+    resume: Mapping[str, Path] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """As JSON; a reader sees all of it or none."""
@@ -45,7 +47,7 @@ class Spec:
             plain["params"] = TrainParams(**plain["params"])
             for name in ("plan", "validation_plan", "scratch"):
                 plain[name] = Path(plain[name]) if plain[name] is not None else None
-            for name in ("tokens", "validation_tokens"):
+            for name in ("tokens", "validation_tokens", "resume"):
                 plain[name] = {shard: Path(place) for shard, place in plain[name].items()}
             return cls(**plain)
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -13,6 +13,8 @@ import os
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once; without it sums have no fixed order
 
+import ctypes
+import errno
 import hashlib
 import json
 import math
@@ -20,29 +22,37 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmcore.errors import LlmcoreError, UsageError
+from llmcore.artifacts.keys import deciding_fields
+from llmcore.errors import LlmcoreError, NoSpaceError, UsageError
 from llmcore.model import huggingface
 from llmcore.model.transformer import ModelConfig, Transformer, document_layout
 from llmcore.training import checkpoint as checkpoints
 from llmcore.training.checkpoint import Checkpoint, write_atomically
+from llmcore.training.faults import OutOfMemoryError, write_fault
 from llmcore.training.loader import Windows, plan_digest, windows_of_step
+from llmcore.training.marker import FOLDER
 from llmcore.training.optimizer import Optimizer
 from llmcore.training.params import TrainParams
 from llmcore.training.spec import STOPPED, Spec
 
 UNWATCHED_SECONDS = 300.0  # without a watching parent for so long, save and leave
 HEARTBEAT_SECONDS = 0.5
+SAMPLE_WINDOWS = 64  # whose tokens say whether two trainings read the same data
+DOCUMENTS_NAMED = 8  # of a batch with a loss that is not finite
+PR_SET_PDEATHSIG = 1
 
 
 class Processes:
@@ -62,6 +72,8 @@ class Processes:
         if self.world != params.processes:
             raise UsageError(f"train.processes: the recipe says {params.processes}, torchrun started {self.world}")
         if self.world > 1:
+            # torchrun gives each process a session of its own: who kills torchrun would leave them at work
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             dist.init_process_group("nccl" if cuda else "gloo")
 
     def sum(self, tensor: Tensor) -> None:
@@ -112,7 +124,6 @@ def train(spec: Spec) -> int:
     processes = Processes(params)
     if processes.rank == 0:  # whom a parent that finds us at work has to ask to stop
         write_atomically(spec.scratch / "trainer.pid", {"pid": os.getpid() if processes.world == 1 else os.getppid()})
-    model_config, recipe = config_of(spec), _recipe(spec)
     # beside scratch, which is copied to remote stores with the checkpoints
     shared = (spec.scratch.parent, processes.rank == 0, processes.wait)
     windows = Windows(spec.plan, spec.tokens, spec.window, spec.end, *shared)
@@ -121,25 +132,31 @@ def train(spec: Spec) -> int:
     held_out = None
     if spec.validation_plan is not None:
         held_out = Windows(spec.validation_plan, spec.validation_tokens, spec.window, spec.end, *shared)
-    model = Transformer(model_config, params.seed).to(processes.device)
+    recipe = recipe_of(spec, windows)
+    model = Transformer(config_of(spec), params.seed).to(processes.device)
     gradient = flat_gradient(model)
     optimizer = Optimizer(model, params)
     loss_of = loss_function(model, params, processes.device)
     digest, steps = plan_digest(spec.plan), params.total_steps(len(windows))
 
     step, history = 0, list[dict[str, Any]]()
-    found = checkpoints.latest(spec.scratch / "checkpoints", recipe)
+    found = newest_checkpoint(spec, recipe)
     if found is not None:
         step, history = found.step, [dict(row) for row in found.history]
         model.load_state_dict(dict(found.model))
         optimizer.restore(found.optimizer)
     log = Log(spec.scratch, steps, processes.rank == 0)
-    log.say(f"{model_config.parameters:,} parameters, {steps} steps, from step {step}, on {processes.device}")
+    log.say(f"{model.config.parameters:,} parameters, {steps} steps, from step {step}, on {processes.device}")
 
     def save_checkpoint() -> None:
         if processes.rank == 0:
+            log.beat()
             state = Checkpoint(step, model.state_dict(), optimizer.tensors(), history)
-            checkpoints.save(spec.scratch / "checkpoints", state, recipe)
+            try:
+                checkpoints.save(spec.scratch / FOLDER, state, recipe)
+            except NoSpaceError as error:
+                log.say(f"no checkpoint after step {step}, the one before stays: {error}")
+            log.beat()
         processes.wait()
 
     while step < steps:
@@ -152,18 +169,20 @@ def train(spec: Spec) -> int:
             loss = loss_of(windows, part) / valid
             loss.backward()
             share[0] += loss.detach()
+            log.beat()
         share[1] = float(stop.due())
         processes.sum(gradient)
         processes.sum(share)
+        total, leave = share.tolist()
         norm = clip(gradient, params.clip)
+        if not math.isfinite(total) or not math.isfinite(norm):  # asked before the update, which it would spoil
+            raise LlmcoreError(
+                f"train.learning_rate: the loss is not finite at step {step + 1}; lower the rate or raise "
+                f"train.warm_up; the batch read documents {documents_of(spec.plan, numbers)}"
+            )
         optimizer.step(rate)
         step += 1
         stop.worked = True
-        total, leave = share.tolist()
-        if not math.isfinite(total) or not math.isfinite(norm):
-            raise LlmcoreError(
-                f"train.learning_rate: the loss is not finite at step {step}; lower the rate or raise train.warm_up"
-            )
         row: dict[str, Any] = {
             "step": step,
             "tokens": (history[-1]["tokens"] if history else 0) + valid,
@@ -174,7 +193,7 @@ def train(spec: Spec) -> int:
         }
         last = step == steps
         if held_out is not None and (last or (params.validation_every and step % params.validation_every == 0)):
-            row["validation_loss"] = validation_loss(held_out, loss_of, params, processes)
+            row["validation_loss"] = validation_loss(held_out, loss_of, params, processes, log.beat)
         history.append(row)
         log.step(row, valid)
         if leave and not last:
@@ -190,6 +209,37 @@ def train(spec: Spec) -> int:
     processes.wait()
     processes.close()
     return 0
+
+
+def newest_checkpoint(spec: Spec, recipe: Mapping[str, Any]) -> Checkpoint | None:
+    """The newest of what this training saved and of what it was told to go on from; None: it begins anew."""
+    own = checkpoints.latest(spec.scratch / FOLDER, recipe)
+    if not spec.resume:
+        return own
+    given = checkpoints.of_another_run(spec.resume, recipe)
+    return own if own is not None and own.step >= given.step else given
+
+
+def recipe_of(spec: Spec, windows: Windows) -> dict[str, Any]:
+    """What is trained, wherever its files lie: parameters, shape, plan, and a sample of the tokens."""
+    some = np.unique(np.linspace(0, len(windows) - 1, SAMPLE_WINDOWS).astype(np.int64))
+    batch = windows[some]
+    sample = hashlib.sha256(batch.tokens.tobytes() + batch.targets.tobytes())
+    return {
+        "train": deciding_fields(spec.params),
+        "model": deciding_fields(config_of(spec)),
+        "end": spec.end,
+        "plan": plan_digest(spec.plan),
+        "tokens": sample.hexdigest(),
+    }
+
+
+def documents_of(plan: Path, numbers: np.ndarray[Any, Any]) -> str:
+    """The ids of the documents with tokens in these windows, the first few of them."""
+    rows = pq.read_table(plan, columns=["id"], filters=[("window", "in", numbers.tolist())], partitioning=None)
+    ids = sorted(set(rows["id"].to_pylist()))
+    more = f" and {len(ids) - DOCUMENTS_NAMED} more" if len(ids) > DOCUMENTS_NAMED else ""
+    return ", ".join(ids[:DOCUMENTS_NAMED]) + more
 
 
 def config_of(spec: Spec) -> ModelConfig:
@@ -232,7 +282,11 @@ def loss_function(model: Transformer, params: TrainParams, device: torch.device)
 
 
 def validation_loss(
-    windows: Windows, loss_of: Callable[..., Tensor], params: TrainParams, processes: Processes
+    windows: Windows,
+    loss_of: Callable[..., Tensor],
+    params: TrainParams,
+    processes: Processes,
+    beat: Callable[[], None] = lambda: None,
 ) -> float | None:
     """Nats a token over the first windows of the validation plan; None where there are none."""
     numbers = np.arange(min(len(windows), params.validation_windows or len(windows)))
@@ -244,6 +298,7 @@ def validation_loss(
     for part in _mine(padded, params.micro_batch, processes):
         # with the graph recorded, so that the compiled step serves here too and nothing is compiled anew
         total += loss_of(windows, part).detach()
+        beat()
     processes.sum(total)
     return float(total.item()) / int(windows.filled[numbers].sum())
 
@@ -312,7 +367,8 @@ class Log:
         self.scratch, self.steps, self.first = scratch, steps, first
         self.timed = 0  # steps since this process began
         self.speed = 0.0  # tokens a second, smoothed; the first step, which compiles, is left out
-        self.last = self.beat = time.monotonic()
+        self.last = self.beaten = time.monotonic()
+        self.row: Mapping[str, Any] = {}
 
     def say(self, text: str) -> None:
         if self.first:
@@ -326,23 +382,31 @@ class Log:
         self.timed, self.last = self.timed + 1, now
         if not self.first:
             return
-        with (self.scratch / "log.jsonl").open("a", encoding="utf-8") as file:
+        with suppress(OSError), (self.scratch / "log.jsonl").open("a", encoding="utf-8") as file:  # it only shows
             file.write(json.dumps({**row, "tokens_per_second": round(speed, 1), "time": round(time.time(), 3)}) + "\n")
-        if now - self.beat >= HEARTBEAT_SECONDS or row["step"] == self.steps or self.timed == 1:
-            self.beat = now
-            aside = self.scratch / ".heartbeat.json"
-            aside.write_text(
-                json.dumps(
-                    {
-                        "step": row["step"],
-                        "steps": self.steps,
-                        "loss": row["loss"],
-                        "tokens_per_second": round(self.speed, 1),
-                        "time": time.time(),
-                    }
-                )
-            )
+        self.row = row
+        self.beat(at_once=row["step"] == self.steps or self.timed == 1)
+
+    def beat(self, at_once: bool = False) -> None:
+        """A sign of life, from the first step on: before it, who watches waits longer (a model may compile)."""
+        now = time.monotonic()
+        if not self.first or not self.timed or not (at_once or now - self.beaten >= HEARTBEAT_SECONDS):
+            return
+        self.beaten = now
+        told = {
+            "step": self.row["step"],
+            "steps": self.steps,
+            "loss": self.row["loss"],
+            "tokens_per_second": round(self.speed, 1),
+            "time": time.time(),
+        }
+        aside = self.scratch / ".heartbeat.json"
+        try:
+            aside.write_text(json.dumps(told), encoding="utf-8")
             aside.replace(self.scratch / "heartbeat.json")
+        except OSError:  # a full disk: that the one before is touched is sign enough
+            with suppress(OSError):
+                (self.scratch / "heartbeat.json").touch()
 
 
 def _mine(numbers: np.ndarray[Any, Any], micro_batch: int, processes: Processes) -> list[np.ndarray[Any, Any]]:
@@ -350,21 +414,31 @@ def _mine(numbers: np.ndarray[Any, Any], micro_batch: int, processes: Processes)
     return np.split(numbers, len(numbers) // micro_batch)[processes.rank :: processes.world]
 
 
-def _recipe(spec: Spec) -> str:
-    """Digest of what is trained, wherever its files lie."""
-    plain = [asdict(spec.params), asdict(config_of(spec)), spec.end, plan_digest(spec.plan)]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
 def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m llmcore.training.trainer SPEC.json", file=sys.stderr)
         return 2
+    scratch = Path(arguments[0]).parent
     try:
         return train(Spec.read(Path(arguments[0])))
     except LlmcoreError as error:
         print(error, file=sys.stderr, flush=True)
+        write_fault(scratch, error)
         return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        write_fault(scratch, _named(error))
+        return LlmcoreError.exit_code
+
+
+def _named(error: Exception) -> Exception:
+    """An error of the machine's, as the line that names it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(f"train: no space left for {error.filename or 'the training'}; free some and run again")
+    # on a processor torch raises a plain RuntimeError
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return OutOfMemoryError(error)
+    return error
 
 
 if __name__ == "__main__":
