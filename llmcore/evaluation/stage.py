@@ -21,6 +21,7 @@ from pydantic import Field
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError
+from llmcore.selection.versions import left
 
 LN2 = float(np.log(2))
 ORDERS = {"unigram": 1, "ngram_5": 5, "ngram_7": 7}
@@ -48,7 +49,8 @@ class EvaluateParams(Params):
 def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> dict[str, Any]:
     """Score, compare, probe and sample; writes the files that the module names.
 
-    Roles: model, tokenizer, tokens (train/, validation/, test/), documents (kept/ with text and split).
+    Roles: model, tokenizer, tokens (train/, validation/, test/), documents (kept/ with text and split), and versions
+    (dropped/, the documents that no longer stand; none without it).
     Raises LlmcoreError if there is neither a test nor a validation document.
     """
     import torch
@@ -61,7 +63,8 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     model = _load(inputs["model"], load).to("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_tokenizer(inputs["tokenizer"])
     beginning = end_of_text(tokenizer)
-    drawn = {split: _draw(inputs["documents"], inputs["tokens"], split, params.split_bytes) for split in SPLITS}
+    gone = left(inputs.get("versions"))
+    drawn = {split: _draw(inputs["documents"], inputs["tokens"], split, params.split_bytes, gone) for split in SPLITS}
     if not (drawn["validation"].height or drawn["test"].height):
         raise LlmcoreError("evaluate: no document is held out; raise split.validation or split.test, or add text")
 
@@ -107,11 +110,11 @@ def _load(files: Files, load: Any) -> Any:
         return load(Path(folder))
 
 
-def _draw(documents: Files, tokens: Files, split: str, most: int) -> pl.DataFrame:
+def _draw(documents: Files, tokens: Files, split: str, most: int, gone: pl.Series) -> pl.DataFrame:
     """A split's documents with their tokens, as many as `most` bytes of text hold and at least one, in the order of
     their ids, which are hashes: a fair draw, the same in each run, of a corpus that need not fit into memory."""
     paths = [documents.path(name) for name in documents.names("kept/")]
-    texts = pl.scan_parquet(paths).filter(pl.col("split") == split)
+    texts = pl.scan_parquet(paths).filter(pl.col("split") == split, ~pl.col("id").is_in(gone.implode()))
     sizes = texts.select("id", size=pl.col("text").str.len_bytes()).collect().sort("id")
     chosen = sizes.filter(pl.col("size").cum_sum() - pl.col("size") < most).select("id").lazy()
     pieces = [tokens.path(name) for name in tokens.names(f"{split}/")]

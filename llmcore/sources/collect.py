@@ -12,7 +12,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,7 +57,7 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
     Returns files, new, changed, unchanged, gone. Raises LlmcoreError for a file that does not hold what its digest
     says.
     """
-    earlier, known = copy_earlier(inputs.get("previous"), run.out)
+    earlier, known = carry_earlier(inputs.get("previous"), run)
     generation = generation_name(run.generation or earlier)
     rows: list[dict[str, Any]] = []
     for name, digest in sorted(params.files.items()):
@@ -199,13 +198,11 @@ def check_parquet(path: Path, name: str) -> None:
         raise LlmcoreError(f"{name}: empty corpus, the Parquet file has no rows; remove it from the source")
 
 
-def copy_earlier(previous: Files | None, out: Path) -> tuple[int, dict[str, str]]:
-    """Copy an earlier collection's files; returns how many generations it has, and name -> SHA-256 by now."""
+def carry_earlier(previous: Files | None, run: Run) -> tuple[int, dict[str, str]]:
+    """Carry an earlier collection's files over; returns how many generations it has, and name -> SHA-256 by now."""
     if previous is None:
         return 0, {}
-    for name in previous.names():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(previous.path(name), out / name)
+    run.carry("previous")
     known: dict[str, str] = {}
     for _, table in previous.tables("collected/"):
         for name, outcome, digest in table.select("name", "outcome", "sha256").iter_rows():

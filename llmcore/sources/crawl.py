@@ -103,7 +103,7 @@ def crawl(inputs: Mapping[str, Files], params: CrawlParams, run: Run) -> dict[st
     Returns pages (in the corpus so far), new, changed, unchanged, gone, forbidden, failed.
     Raises LlmcoreError for a start URL that cannot be fetched and for a crawl that yields no page.
     """
-    earlier = copy_earlier(inputs.get("previous"), run.out)
+    earlier = carry_earlier(inputs.get("previous"), run)
     known = known_pages(earlier)
     generation = generation_name(run.generation or len(earlier))
     with scratch_folder(run.scratch / "crawl") as folder, served(params, run.outside) as private:
@@ -137,13 +137,11 @@ def metrics(everything: pl.DataFrame, now: pl.DataFrame) -> dict[str, int]:
     }
 
 
-def copy_earlier(previous: Files | None, out: Path) -> list[pl.DataFrame]:
-    """Copy an earlier crawl's files as they are; returns its fetch tables, oldest first."""
+def carry_earlier(previous: Files | None, run: Run) -> list[pl.DataFrame]:
+    """Carry an earlier crawl's files over as they are; returns its fetch tables, oldest first."""
     if previous is None:
         return []
-    for name in previous.names():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(previous.path(name), out / name)
+    run.carry("previous")
     return [table.cast(FETCH_SCHEMA) for _, table in previous.tables("fetches/")]
 
 

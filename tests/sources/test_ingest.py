@@ -354,8 +354,8 @@ class TestCollect:
         self, folder: Path, root: Path, kind: str = "text", previous: LocalRun | None = None
     ) -> tuple[LocalRun, Any]:
         files, paths = scan(kind, str(folder))
-        run = LocalRun(root, outside={"paths": paths})
         inputs = {"previous": LocalFiles(previous.out)} if previous else {}
+        run = LocalRun(root, outside={"paths": paths}, inputs=inputs)
         return run, collect(inputs, CollectParams(name="mine", kind=kind, files=files), run)
 
     def test_a_folder_of_text_becomes_documents_named_by_file(self, folder: Path, tmp_path: Path) -> None:
