@@ -161,7 +161,7 @@ def _occurrences(decisions: Files, shards: list[str], contested: pl.DataFrame, g
 def _reached(
     documents: Files, decisions: Files, shards: list[str], contested: pl.DataFrame, gone: Gone, touched: pl.DataFrame
 ) -> tuple[pl.Series, pl.Series]:
-    """Of the documents that touched ones stand through: those that reached the split; those that others stand through."""
+    """Of the documents that touched ones stand through: those that reached the split; those that others need too."""
     wanted = touched["stands"].unique().implode()
     kept = set(documents.names("kept/"))
     reached, held = [touched["id"].head(0)], [touched["id"].head(0)]
