@@ -12,7 +12,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from llmcore.artifacts.keys import file_digest
 from llmcore.artifacts.params import Params
-from llmcore.artifacts.shards import generation_name
+from llmcore.artifacts.shards import generation_name, generation_of
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError, UsageError
 
@@ -57,8 +57,8 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
     Returns files, new, changed, unchanged, gone. Raises LlmcoreError for a file that does not hold what its digest
     says.
     """
-    earlier, known = carry_earlier(inputs.get("previous"), run)
-    generation = generation_name(run.generation or earlier)
+    following, known = carry_earlier(inputs.get("previous"), run)
+    generation = generation_name(run.generation or following)
     rows: list[dict[str, Any]] = []
     for name, digest in sorted(params.files.items()):
         before = known.get(name)
@@ -199,7 +199,7 @@ def check_parquet(path: Path, name: str) -> None:
 
 
 def carry_earlier(previous: Files | None, run: Run) -> tuple[int, dict[str, str]]:
-    """Carry an earlier collection's files over; returns how many generations it has, and name -> SHA-256 by now."""
+    """Carry an earlier collection's files over; returns the next generation's number, and name -> SHA-256 by now."""
     if previous is None:
         return 0, {}
     run.carry("previous")
@@ -210,7 +210,12 @@ def carry_earlier(previous: Files | None, run: Run) -> tuple[int, dict[str, str]
                 known.pop(name, None)
             else:
                 known[name] = digest
-    return len(previous.names("collected/")), known
+    return next_generation(previous.names("collected/")), known
+
+
+def next_generation(listings: Sequence[str]) -> int:
+    """One more than the newest generation; a source that joined late, or slept, has fewer of them than its number."""
+    return 1 + max((generation_of(name) or 0 for name in listings), default=-1)
 
 
 class _Bundles:
