@@ -147,6 +147,7 @@ class Chain:
             {
                 "step": step,
                 "stage": stage,
+                "role": {"crawl": "fetch", "tokenise": "tokens"}.get(stage, stage),
                 "key": hashlib.sha256(f"{step}{digest}".encode()).hexdigest(),
                 "digest": digest,
                 "version": 1,

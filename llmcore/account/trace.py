@@ -194,7 +194,7 @@ def _with_url(detail: str, node: Node) -> str:
     facts: Mapping[str, object] = json.loads(detail) if detail.startswith("{") else {}
     if "duplicate_of" not in facts:
         return detail
-    same = pl.col("id") == facts["duplicate_of"]
+    same = pl.col("id") == pl.lit(facts["duplicate_of"])
     for name in node.files.names("kept/"):
         found = node.find(name, same, ("url",))
         if found.height:

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from llmcore.account.funnel import funnel
 from llmcore.account.trace import trace
 from llmcore.artifacts import roots, runner
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
@@ -148,3 +149,20 @@ def test_a_refresh_that_finds_nothing_new_keeps_the_plan(refreshed: Refreshed, t
     third = packed(folder, refreshed.second)
     for step in ("tokenise", "pack"):
         assert third.done[step].digest == refreshed.second.done[step].digest
+
+
+def test_the_funnel_tells_the_generations_apart_and_what_no_longer_stands(refreshed: Refreshed) -> None:
+    second = refreshed.second
+    steps = [step for step in second.done if not step.startswith("previous ")]
+    files = {f"{step}/{name}": out for step in steps for name, out in second.manifest(step).outputs.items()}
+    told = funnel([second.manifest(step).public() for step in steps], StoreFiles(second.store, files))
+    doors = {door.step: door for door in told.passages}
+    for door in doors.values():
+        assert door.read == door.kept + door.dropped == sum(part.read for part in door.generations)
+        assert door.dropped == sum(count for _, count in door.reasons)
+        assert [part.generation for part in door.generations] == ["g000", "g001"], door.step
+    assert [part.read for part in doors["clean"].generations] == [40, 1]
+    assert doors["versions"].generations[0].reasons == (("gone", 1), ("superseded", 1))
+    assert doors["versions"].kept == len(second.planned()) == sum(row["documents"] for row in told.splits)
+    assert told.sources[0]["trained_documents"] == second.plan()["id"].n_unique() == told.splits[0]["documents"]
+    assert told.splits[0]["tokens"] == second.plan()["length"].sum()

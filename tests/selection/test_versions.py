@@ -230,7 +230,7 @@ def test_what_is_current_stands_and_nothing_else(
     for files in generations:
         history.refresh({**files, "keep": Text(9)})
     outcome = history.decide(gone)
-    decided = {}
+    decided: dict[str, str] = {}
     for id, duplicate_of in outcome.decisions.select("id", "duplicate_of").iter_rows():
         decided.setdefault(id, duplicate_of or id)  # a text that comes again is a duplicate of itself
     reached = set(outcome.split["id"])
@@ -243,9 +243,9 @@ def test_what_is_current_stands_and_nothing_else(
     assert outcome.standing == {decided[id] for id in current.values()}
     told = {identity(name, text): str(text) for changed in history.brought for name, text in changed.items()}
     for name, id in current.items():
-        text = history.now.get(name)
-        if text is not None and not text.bad and id == identity(name, text):
-            ours, theirs = set(str(text).split()), set(told[decided[id]].split())
+        newest = history.now.get(name)
+        if newest is not None and not newest.bad and id == identity(name, newest):
+            ours, theirs = set(str(newest).split()), set(told[decided[id]].split())
             assert len(ours & theirs) > 0.7 * len(ours | theirs)
     for id, (reason, detail) in outcome.dropped.items():
         assert reason in ("superseded", "gone")
