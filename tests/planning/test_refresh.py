@@ -44,14 +44,14 @@ class Dataset:
         return {id for split in SPLITS for id in self.plan(split)["id"]}
 
 
-def packed(folder: Path, before: Dataset | None = None) -> Dataset:
-    """Build up to the plan; a refresh if there is something before."""
+def packed(folder: Path, before: Dataset | None = None, until: str = "pack") -> Dataset:
+    """Build up to the plan, or to another step; a refresh if there is something before."""
     config = load(folder / "small.yaml")
     store = before.store if before else open_store(config.store)
     previous = {step: ref for step, ref in before.done.items() if step == "collect notes"} if before else None
     chain = build(config, previous=previous, label="second" if before else None)
     done = dict(chain.pinned)
-    for step in chain.until("pack"):
+    for step in chain.until(until):
         if step.name not in done:
             done[step.name] = runner.build(store, resolve(store, step, done))
     return Dataset(store, done)
@@ -142,6 +142,18 @@ def test_a_trace_tells_what_replaced_the_old_and_what_the_new_replaced(refreshed
     assert {row.generation for row in new} == {"g001", ""}
     assert list(trace(store, doc=refreshed.gone))[-1].outcome == "dropped: gone (g001)"
     assert {row.document for row in trace(store, url=refreshed.edited)} == {refreshed.old, refreshed.new}
+
+
+def test_a_refresh_reads_no_earlier_raw_file(tmp_path: Path) -> None:
+    small_config(tmp_path)
+    first = packed(tmp_path, until="collect notes")
+    (tmp_path / "texts/new.txt").write_text("A text that came later.")
+    raw = {name: out for name, out in first.manifest("collect notes").outputs.items() if name.startswith("raw/")}
+    for output in raw.values():
+        next((tmp_path / "store").rglob(f"{output.blob}*")).write_bytes(b"not what its name says")
+    second = packed(tmp_path, first, until="collect notes").manifest("collect notes").outputs
+    assert {name: second[name] for name in raw} == raw
+    assert [name for name in second if name not in raw and name.startswith("raw/")] == ["raw/g001-00000.parquet"]
 
 
 def test_a_refresh_that_finds_nothing_new_keeps_the_plan(refreshed: Refreshed, tmp_path: Path) -> None:

@@ -383,6 +383,21 @@ class TestCollect:
         third, quiet = self.run(folder, tmp_path / "third", previous=second)
         assert (quiet["unchanged"], LocalFiles(third.out).names("raw/")) == (3, names)
 
+    def test_the_generation_behind_g999_is_g1000(self, folder: Path, tmp_path: Path) -> None:
+        files, paths = scan("text", str(folder))
+        before, params = {}, CollectParams(name="mine", kind="text", files=files)
+        for number in (998, 999, 1000, None):
+            run = LocalRun(tmp_path / str(number), {"paths": paths}, inputs=before, generation=number or 0)
+            (folder / "a.txt").write_text(f"first, in state {number}")
+            params = CollectParams(name="mine", kind="text", files=scan("text", str(folder))[0])
+            metrics = collect(before, params, run)
+            before = {"previous": LocalFiles(run.out)}
+        names = [f"collected/g{number}.parquet" for number in (998, 999, 1000, 1001)]
+        assert before["previous"].names("collected/") == names
+        assert metrics == {"files": 3, "new": 0, "changed": 1, "unchanged": 2, "gone": 0}
+        run = LocalRun(tmp_path / "again", {"paths": paths}, inputs=before)
+        assert collect(before, params, run)["unchanged"] == 3, "what g1001 holds is what counts"
+
     def test_a_file_that_changes_under_its_digest_is_noticed(self, folder: Path, tmp_path: Path) -> None:
         files, paths = scan("text", str(folder))
         (folder / "a.txt").write_text("other")
