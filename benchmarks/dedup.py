@@ -50,7 +50,8 @@ def documents(count: int) -> tuple[list[str], dict[int, int]]:
 
 
 def ours(texts: list[str], folder: Path) -> tuple[float, set[int]]:
-    frame = pl.DataFrame({"id": [f"{n:032x}" for n in range(len(texts))], "text": texts, "source": "sotu"})
+    ids = [f"{n:032x}" for n in range(len(texts))]
+    frame = pl.DataFrame({"id": ids, "text": texts, "source": "sotu", "url": None}).cast({"url": pl.String})
     started = time.perf_counter()
     (folder / "in" / "signatures").mkdir(parents=True)
     table = signatures(frame, SignatureParams()).outputs["signatures"]

@@ -4,9 +4,9 @@
     python -m benchmarks.shards --most 1000        up to so many
     python -m benchmarks.shards --whole-recipe     beside it the way not taken: the whole recipe pickled for a shard
 
-Prints one JSON line: processor milliseconds a shard of a stage that does nothing: of listing, computing (hash, store, memo),
-travelling to a worker, gathering; what reading and writing the tables costs alone is told apart. Then of finding all of
-them done again, and the seconds of `plan` for a chain of per-shard stages over so many shards.
+Prints one JSON line: processor milliseconds a shard of a stage that does nothing: of listing, computing (hash, store,
+memo), travelling to a worker, gathering; what reading and writing the tables costs alone is told apart. Then of finding
+all of them done again, and the seconds of `plan` for a chain of per-shard stages over so many shards.
 """
 
 from __future__ import annotations

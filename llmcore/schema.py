@@ -42,7 +42,7 @@ def document_id(source: str, content: bytes | str, url: str | None = None) -> st
     and port are not: the same site served elsewhere gives the same ids, and so the same tokens and models.
     """
     state = hashlib.sha256()
-    for part in (source, _place(url)):
+    for part in (source, place_of(url)):
         encoded = part.encode("utf-8", "surrogatepass")
         state.update(len(encoded).to_bytes(8, "big"))
         state.update(encoded)
@@ -50,7 +50,8 @@ def document_id(source: str, content: bytes | str, url: str | None = None) -> st
     return state.hexdigest()[:32]
 
 
-def _place(url: str | None) -> str:
+def place_of(url: str | None) -> str:
+    """Where in its source a document lies: path and query of its URL; "" without one."""
     if url is None:
         return ""
     try:

@@ -1,32 +1,47 @@
 """What became of the documents: from what was fetched to the tokens the model was trained on, stage by stage.
 
 Counts come from the manifests; reasons, sources and bytes from the tables of the earlier artifacts (role "history",
-whose file names carry their step in front).
+whose file names carry their step in front). Every count is also told by generation: what the first snapshot brought,
+and what each refresh. A document that a later version replaced, or that is gone, leaves at the door of `versions`, and
+counts neither as trained nor among the tokens of its split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from llmcore.artifacts.shards import generation_name, generation_of, shard_order
 from llmcore.artifacts.stage import Files
+from llmcore.schema import DROPPED_SCHEMA
 
-SCAN_LIMIT = (
-    4 << 30
-)  # bytes of compressed text that are read again to count bytes per stage; beyond it they are unknown
+SCAN_LIMIT = 4 << 30  # compressed bytes of text that are read again to count a stage's bytes; beyond it, unknown
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What came of the addresses that one crawl asked for: outcome -> number."""
+    """What came of the addresses that one crawl asked for: outcome -> number, in all and by generation."""
 
     step: str
     outcomes: Mapping[str, int]
     forbidden: Mapping[str, int]
+    generations: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one generation of shards brought to a door: documents that came, stayed and left, and reasons by number."""
+
+    generation: str
+    read: int
+    kept: int
+    dropped: int
+    reasons: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ class Passage:
     dropped: int
     kept_bytes: int | None
     reasons: tuple[tuple[str, int], ...]
+    generations: tuple[Share, ...]
 
 
 @dataclass(frozen=True)
@@ -70,74 +86,120 @@ def funnel(manifests: Sequence[Mapping[str, Any]], history: Files) -> Funnel:
     names = history.names()
     steps = {manifest["step"]: manifest for manifest in manifests}
     files = {step: [name for name in names if name.startswith(f"{step}/")] for step in steps}
+    chosen, gone = (
+        _of_role(steps, files, "split", "kept"),
+        _left(_of_role(steps, files, "versions", "dropped"), history),
+    )
     return Funnel(
         fetched=tuple(_fetched(step, files[step], history) for step in steps if _under(files[step], step, "fetches")),
-        passages=tuple(
-            _passage(manifest, files[step], history) for step, manifest in steps.items() if _is_door(manifest)
-        ),
-        sources=_sources(steps, files, history),
-        domains=_domains(_of_stage(steps, files, "split", "kept"), history),
-        splits=_splits(steps, files, history),
-        languages=_languages(_of_stage(steps, files, "split", "kept"), history),
+        passages=tuple(_passages(steps, files, history)),
+        sources=_sources(_of_role(steps, files, "ingest", "kept"), chosen, history, gone),
+        domains=_domains(chosen, history, gone),
+        splits=_splits({split: _of_role(steps, files, "tokens", split) for split in SPLITS}, history, gone),
+        languages=_languages(chosen, history, gone),
     )
 
 
-def _is_door(manifest: Mapping[str, Any]) -> bool:
-    folders = {name.split("/", 1)[0] for name in manifest["outputs"]}
-    return {"kept", "dropped"} <= folders or (manifest["stage"] == "ingest" and "kept" in folders)
+def _passages(
+    steps: Mapping[str, Mapping[str, Any]], files: Mapping[str, list[str]], history: Files
+) -> Iterator[Passage]:
+    chosen: Counter[str] = Counter()
+    for step, manifest in steps.items():
+        if manifest["role"] == "split":
+            chosen = _rows(manifest, "kept")
+        folders = {name.split("/", 1)[0] for name in manifest["outputs"]}
+        if {"kept", "dropped"} <= folders or (manifest["role"] == "ingest" and "kept" in folders):
+            yield _passage(manifest, _rows(manifest, "kept"), files[step], history)
+        elif manifest["role"] == "versions":
+            # it writes no document again: what stands is what was chosen, without what left
+            yield _passage(manifest, chosen - _rows(manifest, "dropped"), files[step], history)
+
+
+def _rows(manifest: Mapping[str, Any], folder: str) -> Counter[str]:
+    """Rows of an artifact's folder by generation."""
+    counts: Counter[str] = Counter()
+    for name, output in manifest["outputs"].items():
+        if name.startswith(f"{folder}/"):
+            counts[_generation(name)] += output["rows"] or 0
+    return counts
+
+
+def _generation(name: str) -> str:
+    return generation_name(generation_of(name) or 0)
+
+
+def _left(names: Sequence[str], history: Files) -> pl.Series:
+    """The ids of documents that no longer stand."""
+    tables = [pl.read_parquet(history.path(name), columns=["id"]) for name in names]
+    return pl.concat([DROPPED_SCHEMA.to_frame().select("id"), *tables])["id"]
+
+
+def _trained(name: str, history: Files, gone: pl.Series) -> pl.LazyFrame:
+    """The documents of one shard that are trained on."""
+    rows = pl.scan_parquet(history.path(name)).filter(pl.col("split") == "train")
+    return rows.filter(~pl.col("id").is_in(gone.implode())) if len(gone) else rows
 
 
 def _under(names: Sequence[str], step: str, folder: str) -> list[str]:
     return [name for name in names if name.startswith(f"{step}/{folder}/") and name.endswith(".parquet")]
 
 
-def _of_stage(
-    steps: Mapping[str, Mapping[str, Any]], files: Mapping[str, list[str]], stage: str, folder: str
+def _of_role(
+    steps: Mapping[str, Mapping[str, Any]], files: Mapping[str, list[str]], role: str, folder: str
 ) -> list[str]:
     return [
         name
         for step, manifest in steps.items()
-        if manifest["stage"] == stage
+        if manifest["role"] == role
         for name in _under(files[step], step, folder)
     ]
 
 
 def _fetched(step: str, names: Sequence[str], history: Files) -> Fetched:
-    table = pl.concat([pl.read_parquet(history.path(name)) for name in _under(names, step, "fetches")], how="diagonal")
-    outcomes = table.group_by("outcome").len().sort("len", "outcome", descending=[True, False])
-    forbidden = (
-        table.filter(pl.col("outcome") == "forbidden")
-        .group_by(pl.col("reason").fill_null("robots.txt"))
-        .len()
-        .sort("len", "reason", descending=[True, False])
+    tables = {_generation(name): pl.read_parquet(history.path(name)) for name in _under(names, step, "fetches")}
+    table = pl.concat(tables.values(), how="diagonal")
+    forbidden = table.filter(pl.col("outcome") == "forbidden").with_columns(pl.col("reason").fill_null("robots.txt"))
+    return Fetched(
+        step,
+        dict(_counted(table, "outcome")),
+        dict(_counted(forbidden, "reason")),
+        {generation: dict(_counted(part, "outcome")) for generation, part in tables.items()},
     )
-    return Fetched(step, dict(outcomes.iter_rows()), dict(forbidden.iter_rows()))
 
 
-def _passage(manifest: Mapping[str, Any], names: Sequence[str], history: Files) -> Passage:
-    step = manifest["step"]
-    rows = {
-        folder: sum(out["rows"] or 0 for name, out in manifest["outputs"].items() if name.startswith(f"{folder}/"))
-        for folder in ("kept", "dropped")
-    }
-    reasons = [
-        pl.scan_parquet(history.path(name)).group_by("reason").len().collect()
+def _counted(table: pl.DataFrame, column: str) -> tuple[tuple[str, int], ...]:
+    """Values of a column and how often each stands there, most frequent first."""
+    counts = table.group_by(pl.col(column).cast(pl.String)).len().sort("len", column, descending=[True, False])
+    return tuple(counts.iter_rows())
+
+
+def _passage(manifest: Mapping[str, Any], kept: Counter[str], names: Sequence[str], history: Files) -> Passage:
+    step, dropped = manifest["step"], _rows(manifest, "dropped")
+    left = pl.DataFrame(schema={"reason": pl.String, "generation": pl.String})
+    parts = [
+        pl.read_parquet(history.path(name), columns=["reason"]).with_columns(generation=pl.lit(_generation(name)))
         for name in _under(names, step, "dropped")
     ]
-    counted = (
-        pl.concat(reasons).group_by("reason").agg(pl.col("len").sum()).sort("len", "reason", descending=[True, False])
-        if reasons
-        else pl.DataFrame(schema={"reason": pl.String, "len": pl.UInt32})
-    )
+    left = pl.concat([left, *parts])
     size = sum(out["bytes"] for name, out in manifest["outputs"].items() if name.startswith("kept/"))
     return Passage(
         step=step,
         stage=manifest["stage"],
-        read=rows["kept"] + rows["dropped"],
-        kept=rows["kept"],
-        dropped=rows["dropped"],
+        read=kept.total() + dropped.total(),
+        kept=kept.total(),
+        dropped=dropped.total(),
         kept_bytes=_text_bytes(_under(names, step, "kept"), history) if size <= SCAN_LIMIT else None,
-        reasons=tuple((str(reason), int(count)) for reason, count in counted.iter_rows()),
+        reasons=_counted(left, "reason"),
+        generations=tuple(
+            Share(
+                generation,
+                kept[generation] + dropped[generation],
+                kept[generation],
+                dropped[generation],
+                _counted(left.filter(pl.col("generation") == generation), "reason"),
+            )
+            for generation in sorted({*kept, *dropped}, key=shard_order)
+        ),
     )
 
 
@@ -148,24 +210,19 @@ def _text_bytes(names: Sequence[str], history: Files) -> int | None:
     return sum(pl.scan_parquet(history.path(name)).select(size).collect().item() for name in names)
 
 
-def _by_licence(names: Sequence[str], history: Files, training_only: bool) -> pl.DataFrame:
-    parts = []
-    for name in names:
-        rows = pl.scan_parquet(history.path(name))
-        rows = rows.filter(pl.col("split") == "train") if training_only else rows
-        sums = pl.len().alias("documents"), pl.col("text").str.len_bytes().cast(pl.Int64).sum().alias("bytes")
-        parts.append(rows.group_by("source", "licence").agg(*sums).collect())
+def _by_licence(shards: Iterable[pl.LazyFrame]) -> pl.DataFrame:
+    sums = pl.len().alias("documents"), pl.col("text").str.len_bytes().cast(pl.Int64).sum().alias("bytes")
+    parts = [rows.group_by("source", "licence").agg(*sums).collect() for rows in shards]
     empty = {"source": pl.String, "licence": pl.String, "documents": pl.UInt32, "bytes": pl.Int64}
     table = pl.concat([pl.DataFrame(schema=empty), *parts], how="vertical_relaxed")
     return table.group_by("source", "licence").agg(pl.col("documents", "bytes").sum())
 
 
 def _sources(
-    steps: Mapping[str, Mapping[str, Any]], files: Mapping[str, list[str]], history: Files
+    ingested: Sequence[str], chosen: Sequence[str], history: Files, gone: pl.Series
 ) -> tuple[dict[str, Any], ...]:
-    ingested = _by_licence(_of_stage(steps, files, "ingest", "kept"), history, training_only=False)
-    trained = _by_licence(_of_stage(steps, files, "split", "kept"), history, training_only=True)
-    table = ingested.join(
+    trained = _by_licence(_trained(name, history, gone) for name in chosen)
+    table = _by_licence(pl.scan_parquet(history.path(name)) for name in ingested).join(
         trained.rename({"documents": "trained_documents", "bytes": "trained_bytes"}),
         on=["source", "licence"],
         how="left",
@@ -177,11 +234,10 @@ def _sources(
     )
 
 
-def _domains(names: Sequence[str], history: Files) -> tuple[dict[str, Any], ...]:
+def _domains(names: Sequence[str], history: Files, gone: pl.Series) -> tuple[dict[str, Any], ...]:
     domain = pl.col("url").str.extract(r"^https?://([^/?#]+)").alias("domain")
     parts = [
-        pl.scan_parquet(history.path(name))
-        .filter(pl.col("split") == "train")
+        _trained(name, history, gone)
         .select(domain, pl.col("text").str.len_bytes().cast(pl.Int64).alias("bytes"))
         .drop_nulls("domain")
         .group_by("domain")
@@ -196,27 +252,20 @@ def _domains(names: Sequence[str], history: Files) -> tuple[dict[str, Any], ...]
     return tuple(largest.to_dicts())
 
 
-def _languages(names: Sequence[str], history: Files) -> tuple[str, ...]:
-    parts = [
-        pl.scan_parquet(history.path(name)).filter(pl.col("split") == "train").group_by("lang").len().collect()
-        for name in names
-    ]
+def _languages(names: Sequence[str], history: Files, gone: pl.Series) -> tuple[str, ...]:
+    parts = [_trained(name, history, gone).group_by("lang").len().collect() for name in names]
     if not parts:
         return ()
     table = pl.concat(parts).drop_nulls("lang").group_by("lang").agg(pl.col("len").sum())
     return tuple(table.sort("len", "lang", descending=[True, False])["lang"])
 
 
-def _splits(
-    steps: Mapping[str, Mapping[str, Any]], files: Mapping[str, list[str]], history: Files
-) -> tuple[dict[str, Any], ...]:
+def _splits(names: Mapping[str, Sequence[str]], history: Files, gone: pl.Series) -> tuple[dict[str, Any], ...]:
+    sums = pl.len().cast(pl.Int64), *(pl.col(name).cast(pl.Int64).sum() for name in ("n_tokens", "n_bytes"))
     rows = []
-    for split in SPLITS:
-        sums = pl.len().cast(pl.Int64), *(pl.col(name).cast(pl.Int64).sum() for name in ("n_tokens", "n_bytes"))
-        parts = [
-            pl.scan_parquet(history.path(name)).select(sums).collect().row(0)
-            for name in _of_stage(steps, files, "tokenise", split)
-        ]
+    for split, shards in names.items():
+        stands = [pl.scan_parquet(history.path(name)).filter(~pl.col("id").is_in(gone.implode())) for name in shards]
+        parts = [shard.select(sums).collect().row(0) for shard in stands]
         documents, tokens, size = (sum(column) for column in zip(*parts, strict=True)) if parts else (0, 0, 0)
         rows.append({"split": split, "documents": documents, "tokens": tokens, "bytes": size})
     return tuple(rows)

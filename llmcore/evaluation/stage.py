@@ -22,6 +22,7 @@ from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.artifacts.written import check_written
 from llmcore.errors import LlmcoreError
+from llmcore.selection.versions import left
 from llmcore.tokens.draw import first_within
 
 LN2 = float(np.log(2))
@@ -64,7 +65,8 @@ class EvaluateParams(Params):
 def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> dict[str, Any]:
     """Score, compare, probe and sample; writes the files that the module names.
 
-    Roles: model, tokenizer, tokens (train/, validation/, test/), documents (kept/ with text and split).
+    Roles: model, tokenizer, tokens (train/, validation/, test/), documents (kept/ with text and split), and versions
+    (dropped/, the documents that no longer stand; none without it).
     Raises LlmcoreError if there is neither a test nor a validation document.
     """
     import torch
@@ -78,7 +80,8 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     model = _load(inputs["model"], load).to(device_of(params.device))
     tokenizer = load_tokenizer(inputs["tokenizer"])
     beginning = end_of_text(tokenizer)
-    drawn = {split: _draw(inputs["documents"], inputs["tokens"], split, params.split_bytes) for split in SPLITS}
+    gone = left(inputs.get("versions"))
+    drawn = {split: _draw(inputs["documents"], inputs["tokens"], split, params.split_bytes, gone) for split in SPLITS}
     if not (drawn["validation"].height or drawn["test"].height):
         raise LlmcoreError("evaluate: no document is held out; raise split.validation or split.test, or add text")
 
@@ -125,13 +128,17 @@ def _load(files: Files, load: Any) -> Any:
         return load(Path(folder))
 
 
-def _draw(documents: Files, tokens: Files, split: str, most: int) -> pl.DataFrame:
+def _draw(documents: Files, tokens: Files, split: str, most: int, gone: pl.Series) -> pl.DataFrame:
     """A split's documents (id, source, tokens, n_tokens, n_bytes, text), as many as `most` bytes of text hold and at
-    least one, in the order of their ids, which are hashes: a fair draw, the same in each run. One shard at a time."""
+    least one, in the order of their ids, which are hashes: a fair draw, the same in each run. One shard at a time.
+
+    gone: ids of documents that no longer stand."""
     names = tokens.names(f"{split}/")
     empty = pl.DataFrame(schema={"id": pl.String, "n_bytes": pl.Int64, "shard": pl.UInt32})
     sizes = (
-        pl.read_parquet(tokens.path(name), columns=["id", "n_bytes"]).with_columns(shard=pl.lit(number, pl.UInt32))
+        pl.read_parquet(tokens.path(name), columns=["id", "n_bytes"])
+        .filter(~pl.col("id").is_in(gone.implode()))
+        .with_columns(shard=pl.lit(number, pl.UInt32))
         for number, name in enumerate(names)
     )
     chosen = first_within(chain([empty], sizes), ("id",), "n_bytes", most)

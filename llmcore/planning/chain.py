@@ -1,6 +1,7 @@
 """The chain: which stages, in which order, over which inputs. Flows run it, `plan` reads it.
 
-It reads like a table of contents: every `chain.add` is one artifact.
+It reads like a table of contents: `build` names the parts, and in them every `chain.add` is one artifact. Another chain
+takes the parts it needs and goes on from the steps they return.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from llmcore.evaluation import stage as evaluate
 from llmcore.planning import targets
 from llmcore.planning.config import CrawlSource, FileSource, PipelineConfig
 from llmcore.release import k_quants, publish, quantise
-from llmcore.selection import classifier, decontaminate, dedup, quality, signals, split
+from llmcore.selection import classifier, decontaminate, dedup, quality, signals, split, versions
 from llmcore.sources import collect, crawl, ingest
 from llmcore.text import clean, extract, language, pii
 from llmcore.tokens import pack, tokenise, tokenizer
@@ -87,20 +88,75 @@ def build(
     config = targets.resolved(config)
     k_quants.check_available(config.quantise.formats)
     chain = Chain(pinned=dict(snapshot or {}))
-    documents = []
-    for source in config.sources:
-        fetched = _fetch(chain, source, previous or {}, label, generation)
-        name = f"ingest {source.name}"
-        documents.append(chain.add(ingest.STAGE, source.ingest_params(), {"files": fetched}, {}, name, source.name))
+    documents = add_documents(chain, config, previous or {}, label, generation)
+    parts = add_selection(chain, config, documents)
+    tokens = add_tokens(chain, config, parts)
+    model = add_base_model(chain, config, parts, tokens, resume)
+    add_release(chain, config, tokens, model)
+    return chain
 
-    extracted = chain.add(extract.STAGE, config.extract, {"documents": From(tuple(documents))})
+
+@dataclass(frozen=True)
+class Documents:
+    """Steps that make documents. fetched: by source; scrubbed: the last one."""
+
+    fetched: Mapping[str, str]
+    scrubbed: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Steps that choose documents. split: all that were chosen; versions: which of these no longer stand."""
+
+    split: str
+    versions: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Steps that make tokens."""
+
+    tokenizer: str
+    tokens: str
+    plan: str
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Steps that make a model and judge it."""
+
+    model: str
+    evaluation: str
+
+
+def add_documents(
+    chain: Chain, config: PipelineConfig, previous: Mapping[str, ArtifactRef], label: str | None, generation: int
+) -> Documents:
+    """The outside world to clean documents."""
+    fetched = {source.name: _fetch(chain, source, previous, label, generation) for source in config.sources}
+    ingested = [
+        chain.add(
+            ingest.STAGE,
+            source.ingest_params(),
+            {"files": fetched[source.name]},
+            name=f"ingest {source.name}",
+            label=source.name,
+        )
+        for source in config.sources
+    ]
+    extracted = chain.add(extract.STAGE, config.extract, {"documents": From(tuple(ingested))})
     cleaned = chain.add(clean.STAGE, config.clean, {"documents": extracted})
     in_language = chain.add(language.STAGE, config.language, {"documents": cleaned})
-    scrubbed = chain.add(pii.STAGE, config.pii, {"documents": in_language})
+    return Documents(fetched, chain.add(pii.STAGE, config.pii, {"documents": in_language}))
 
-    signatures = chain.add(dedup.SIGNATURES, _part(config.dedup, dedup.SignatureParams), {"documents": scrubbed})
+
+def add_selection(chain: Chain, config: PipelineConfig, documents: Documents) -> Parts:
+    """Documents to those that are worth reading, in splits."""
+    signatures = chain.add(
+        dedup.SIGNATURES, _part(config.dedup, dedup.SignatureParams), {"documents": documents.scrubbed}
+    )
     decisions = chain.add(dedup.RESOLVE, _part(config.dedup, dedup.ResolveParams), {"signatures": signatures})
-    unique = chain.add(dedup.STAGE, dedup.KeepParams(), {"documents": scrubbed, "decisions": decisions})
+    unique = chain.add(dedup.STAGE, dedup.KeepParams(), {"documents": documents.scrubbed, "decisions": decisions})
 
     measured = chain.add(signals.STAGE, config.signals, {"documents": unique})
     learnt_from = {"documents": _first(unique, "kept/"), "signals": _first(measured, "signals/")}
@@ -117,23 +173,44 @@ def build(
     )
     clear = chain.add(decontaminate.STAGE, overlap.overlap_params(), {"documents": good, "benchmarks": benchmarks})
     parts = chain.add(split.STAGE, config.split, {"documents": clear})
+    read = {"documents": From((parts,), "kept/"), "decisions": From((decisions,)), **_listings(config, documents)}
+    return Parts(parts, chain.add(versions.STAGE, versions.VersionsParams(gone=_dropping(config)), read))
 
-    vocabulary = chain.add(tokenizer.STAGE, config.tokenizer, {"documents": _first(parts, "kept/")})
-    tokens = chain.add(tokenise.STAGE, config.tokenise, {"documents": parts, "tokenizer": vocabulary})
-    plan = chain.add(pack.STAGE, config.pack, {"tokens": tokens})
 
-    read = {"tokens": tokens, "plan": plan, "tokenizer": vocabulary}
+def add_tokens(chain: Chain, config: PipelineConfig, parts: Parts) -> Tokens:
+    """Documents to packed tokens. What is learned and tokenised does not depend on which documents still stand."""
+    vocabulary = chain.add(tokenizer.STAGE, config.tokenizer, {"documents": _first(parts.split, "kept/")})
+    tokens = chain.add(tokenise.STAGE, config.tokenise, {"documents": parts.split, "tokenizer": vocabulary})
+    plan = chain.add(pack.STAGE, config.pack, {"tokens": tokens, "versions": _left(parts)})
+    return Tokens(vocabulary, tokens, plan)
+
+
+def add_base_model(
+    chain: Chain,
+    config: PipelineConfig,
+    parts: Parts,
+    tokens: Tokens,
+    resume: checkpoint.CheckpointParams | None = None,
+) -> BaseModel:
+    """Packed tokens to a model, and how good it is."""
+    read: dict[str, From | str] = {"tokens": tokens.tokens, "plan": tokens.plan, "tokenizer": tokens.tokenizer}
     if resume is not None:
         read["resume"] = chain.add(checkpoint.STAGE, resume)
     model = chain.add(train.STAGE, config.train, read)
-    tested = {"model": model, "tokenizer": vocabulary, "tokens": tokens}
-    evaluation = chain.add(evaluate.STAGE, config.evaluate, {**tested, "documents": parts})
-    quantised = chain.add(quantise.STAGE, config.quantise, tested)
+    tested = {"model": model, "tokenizer": tokens.tokenizer, "tokens": tokens.tokens}
+    evaluation = chain.add(
+        evaluate.STAGE, config.evaluate, {**tested, "documents": parts.split, "versions": _left(parts)}
+    )
+    return BaseModel(model, evaluation)
 
-    told: dict[str, From | str] = {"model": model, "tokenizer": vocabulary, "quantised": quantised}
-    told |= {"evaluation": evaluation, "plan": plan, "history": From(tuple(chain.steps), labelled=True)}
-    chain.add(publish.STAGE, config.publish_params(), told)
-    return chain
+
+def add_release(chain: Chain, config: PipelineConfig, tokens: Tokens, made: BaseModel) -> None:
+    """A model to the folder that other people's tools load."""
+    tested = {"model": made.model, "tokenizer": tokens.tokenizer, "tokens": tokens.tokens}
+    quantised = chain.add(quantise.STAGE, config.quantise, tested)
+    told: dict[str, From | str] = {"model": made.model, "tokenizer": tokens.tokenizer, "quantised": quantised}
+    told |= {"evaluation": made.evaluation, "plan": tokens.plan}
+    chain.add(publish.STAGE, config.publish_params(), told | {"history": From(tuple(chain.steps), labelled=True)})
 
 
 def _first(step: str, folder: str) -> From:
@@ -144,6 +221,29 @@ def _first(step: str, folder: str) -> From:
 def _part(section: Params, stage: type[P]) -> P:
     """The fields of a configuration's section that one of its stages takes."""
     return stage(**{name: getattr(section, name) for name in stage.model_fields})
+
+
+def _left(parts: Parts) -> From:
+    """The documents that no longer stand."""
+    return From((parts.versions,), "dropped/")
+
+
+def _dropping(config: PipelineConfig) -> dict[str, versions.Kind]:
+    """Sources whose gone documents leave, and their kinds."""
+    return {source.name: source.kind for source in config.sources if source.gone == "drop"}
+
+
+def _listings(config: PipelineConfig, documents: Documents) -> dict[str, From]:
+    """What those sources' fetches list, by role; what the others' list decides nothing and stays out of the key."""
+    steps = {
+        role: tuple(
+            documents.fetched[source.name]
+            for source in config.sources
+            if source.gone == "drop" and isinstance(source, CrawlSource) == crawled
+        )
+        for role, crawled in (("fetches", True), ("collected", False))
+    }
+    return {role: From(named, f"{role}/", labelled=True) for role, named in steps.items() if named}
 
 
 def _fetch(

@@ -61,9 +61,10 @@ class CrawlSource(CrawlParams):
     serve_path: str | None = Field(None, description="folder of the site to serve, where serve is `folder`")
     overlay: str | None = Field(None, description="folder of pages that replace or add to those of the served site")
     shard_bytes: int = Field(64 << 20, ge=1024, description="text in one shard, bytes")
+    gone: Literal["keep", "drop"] = Field("keep", description="documents whose page a refresh finds gone (404, 410)")
 
     def crawl_params(self, label: str | None) -> CrawlParams:
-        fields = self.model_dump(exclude={"kind", "serve_path", "overlay", "shard_bytes"})
+        fields = self.model_dump(exclude={"kind", "serve_path", "overlay", "shard_bytes", "gone"})
         return CrawlParams(**(fields | ({"snapshot": label} if label else {})))
 
     def outside(self) -> dict[str, Any]:
@@ -87,6 +88,7 @@ class FileSource(Params):
     bad_line: Literal["error", "drop"] = Field("error", description="what a line that is no JSON object is (jsonl)")
     max_document_bytes: int = Field(16 << 20, ge=1, description="UTF-8 bytes of one document at most, or it is dropped")
     shard_bytes: int = Field(64 << 20, ge=1024, description="text in one shard, bytes")
+    gone: Literal["keep", "drop"] = Field("keep", description="documents that the files no longer hold at a refresh")
 
     def ingest_params(self) -> IngestParams:
         return IngestParams(

@@ -96,7 +96,7 @@ def _same_model(one: Any, other: Any) -> bool:
     return (
         one.words == other.words
         and one.labels == other.labels
-        and all(np.array_equal(*pair, equal_nan=True) for pair in zip(*matrices, strict=True))
+        and all(np.array_equal(mine, its, equal_nan=True) for mine, its in zip(*matrices, strict=True))
     )
 
 

@@ -6,22 +6,30 @@ never change an earlier decision file by one byte.
 
 Method: MinHash as in `llmcore.selection.minhash`; every member of a cluster is checked against the document that is
 kept for it (star clusters). Transitive closure over unverified candidates is known to swallow whole sources.
+
+An edited document is no duplicate of what it was: a newer version (same source and place, a later generation, another
+id) is kept although it is near the older one, or has its address, and gets the older one's cluster, so that both fall
+into the same split. Which of them stands in the end is for `versions` to say.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
 from llmcore.artifacts.params import Params
+from llmcore.artifacts.shards import generation_of
 from llmcore.artifacts.stage import Files, Run, ShardResult, Stage
 from llmcore.errors import LlmcoreError
-from llmcore.schema import dropped
+from llmcore.schema import dropped, place_of
+
+if TYPE_CHECKING:
+    from llmcore.selection.minhash import Places
 
 SMALL_SOURCE = 10  # documents; below this a source's share of losses says nothing and raises no alarm
 
@@ -55,13 +63,13 @@ class KeepParams(Params):
 
 SIGNATURES = Stage(
     "signatures",
-    version=1,
+    version=2,
     params=SignatureParams,
     function="llmcore.selection.dedup:signatures",
     kind="per_shard",
     partition=("signatures",),
 )
-RESOLVE = Stage("resolve", version=1, params=ResolveParams, function="llmcore.selection.dedup:resolve")
+RESOLVE = Stage("resolve", version=2, params=ResolveParams, function="llmcore.selection.dedup:resolve")
 STAGE = Stage(
     "dedup",
     version=1,
@@ -73,13 +81,22 @@ STAGE = Stage(
 
 
 def signatures(documents: pl.DataFrame, params: SignatureParams) -> ShardResult:
-    """One row a document: id, source, content (u64 of its words), shingles, band_NN (u64), signature (u32 array)."""
+    """One row a document: id, source, place (u64 of source and path), address (u64 of source and URL), text (u64 of its
+    bytes), content (u64 of its words), shingles, band_NN (u64), signature (u32 array).
+
+    place and address are null where a document has no URL.
+    """
     from llmcore.selection.minhash import signatures_of
+    from llmcore.selection.words import string_hashes
 
     signature, keys, content, shingles = signatures_of(
         documents["text"], params.shingle_words, params.bands, params.rows, params.seed
     )
+    places = pl.Series([None if url is None else place_of(url) for url in documents["url"]], dtype=pl.String)
     table = documents.select("id", "source").with_columns(
+        address_hashes(documents["source"], places).alias("place"),
+        address_hashes(documents["source"], documents["url"]).alias("address"),
+        pl.Series("text", string_hashes(documents["text"])),
         pl.Series("content", content),
         pl.Series("shingles", shingles),
         *[pl.Series(f"band_{band:02}", keys[:, band]) for band in range(params.bands)],
@@ -88,11 +105,22 @@ def signatures(documents: pl.DataFrame, params: SignatureParams) -> ShardResult:
     return ShardResult({"signatures": table}, {"documents": table.height})
 
 
-def resolve(inputs: Mapping[str, Files], params: ResolveParams, run: Run) -> dict[str, Any]:
-    """Write decisions/<shard>: id, cluster, keep, duplicate_of, jaccard, kind ("exact", "near" or null).
+def address_hashes(source: pl.Series, address: pl.Series) -> pl.Series:
+    """One u64 a row of a source's name and an address in it; null where there is no address."""
+    from llmcore.selection.words import string_hashes
 
-    One row a document; `cluster` is the id of the document that is kept for it. Memory: 4 bytes a document and band
-    (keys are read one band at a time) and one signature for each document that shares a band with another.
+    table = pl.DataFrame({"source": source, "address": address.cast(pl.String)})
+    joined = table.select(pl.format("{}\0{}", "source", pl.col("address").fill_null("")))["source"]
+    return table.select(pl.when(pl.col("address").is_not_null()).then(pl.Series(string_hashes(joined)))).to_series()
+
+
+def resolve(inputs: Mapping[str, Files], params: ResolveParams, run: Run) -> dict[str, Any]:
+    """Write decisions/<shard>: id, cluster, keep, duplicate_of, jaccard, kind ("exact", "near" or null), and
+    places/<shard>: place, address, row by row beside it.
+
+    One row a document; `cluster` is the id of the document that is kept for it, or of the oldest version of that one.
+    Memory: 4 bytes a document and band (keys are read one band at a time) and one signature for each document that
+    shares a band with another.
     """
     files = inputs["signatures"]
     names = [name for name in files.names("signatures/") if name.endswith(".parquet")]
@@ -100,38 +128,47 @@ def resolve(inputs: Mapping[str, Files], params: ResolveParams, run: Run) -> dic
         raise LlmcoreError("resolve: the signatures hold no shard; check that the stages before it kept documents")
     columns = pl.read_parquet_schema(files.path(names[0]))
     bands = [name for name in columns if name.startswith("band_")]
-    head = pl.concat([pl.read_parquet(files.path(name), columns=["id", "source", "shingles"]) for name in names])
-    heights = [pl.scan_parquet(files.path(name)).select(pl.len()).collect().item() for name in names]
+    parts = []
+    for name in names:
+        part = pl.read_parquet(files.path(name), columns=["id", "source", "shingles", "place", "address", "text"])
+        parts.append(part.with_columns(generation=pl.lit(generation_of(name) or 0, pl.Int64)))
+    head, heights = pl.concat(parts).with_row_index("row"), [part.height for part in parts]
     run.progress(0, len(bands) + 2, "grouping")
 
     buckets, content = _buckets(files, names, bands, head["shingles"].to_numpy() > 0, run)
     rows = np.flatnonzero((buckets >= 0).any(axis=1) | (content >= 0))
-    kept, jaccard, same = _decide(files, names, heights, rows, buckets[rows], content[rows], params.threshold)
+    kept, jaccard, same, older = _decide(
+        files, names, heights, rows, buckets[rows], content[rows], params.threshold, _places(head, rows)
+    )
 
     target = np.arange(head.height)
     target[rows] = rows[kept]
+    keep = target == np.arange(head.height)
+    parent = _before(head)
+    parent[rows] = np.where(older >= 0, rows[older], parent[rows])
     similarity = np.ones(head.height, np.float32)
     similarity[rows] = jaccard
     exact = np.zeros(head.height, bool)
     exact[rows] = same
-    keep = target == np.arange(head.height)
-    decisions = pl.DataFrame({"id": head["id"], "cluster": head["id"].gather(target), "keep": keep}).select(
+    ids = head["id"]
+    cluster, duplicate_of = ids.gather(_clusters(target, parent)), ids.gather(target)
+    decisions = pl.DataFrame({"id": ids, "cluster": cluster, "keep": keep, "duplicate_of": duplicate_of}).select(
         "id",
         "cluster",
         "keep",
-        pl.when(~pl.col("keep")).then("cluster").alias("duplicate_of"),
+        pl.when(~pl.col("keep")).then("duplicate_of").alias("duplicate_of"),
         pl.when(~pl.col("keep")).then(pl.Series(similarity)).alias("jaccard"),
         pl.when(~pl.col("keep"))
         .then(pl.when(pl.Series(exact)).then(pl.lit("exact")).otherwise(pl.lit("near")))
         .alias("kind"),
     )
-    (run.out / "decisions").mkdir()
-    first = 0
-    for name, height in zip(names, heights, strict=True):
-        decisions.slice(first, height).write_parquet(
-            run.out / "decisions" / name.removeprefix("signatures/"), compression="zstd"
-        )
-        first += height
+    for folder, table in (("decisions", decisions), ("places", head.select("place", "address"))):
+        (run.out / folder).mkdir()
+        first = 0
+        for name, height in zip(names, heights, strict=True):
+            path = run.out / folder / name.removeprefix("signatures/")
+            table.slice(first, height).write_parquet(path, compression="zstd")
+            first += height
     run.progress(len(bands) + 2, len(bands) + 2, "decided")
     return _metrics(head["source"], decisions, params.alarm_share)
 
@@ -188,24 +225,66 @@ def _decide(
     buckets: np.ndarray,
     content: np.ndarray,
     threshold: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Star clusters of the candidates: (index of the kept one, Jaccard with it, whether the words are the same)."""
+    places: Places,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Star clusters of the candidates: (index of the kept one, Jaccard with it, whether the words are the same, index
+    of the older version that it is near, or -1)."""
     from llmcore.selection.minhash import stars
 
     ends = np.cumsum(heights)
-    places = np.searchsorted(rows, np.concatenate([[0], ends]))
+    bounds = np.searchsorted(rows, np.concatenate([[0], ends]))
     parts = []
     for index, name in enumerate(names):
-        local = rows[places[index] : places[index + 1]] - (ends[index] - heights[index])
+        local = rows[bounds[index] : bounds[index + 1]] - (ends[index] - heights[index])
         if len(local):
             column = pl.read_parquet(files.path(name), columns=["signature"])["signature"]
             parts.append(column.gather(local).to_numpy())
     if not parts:
-        return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, bool)
+        return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, bool), np.zeros(0, np.int64)
     signature = np.ascontiguousarray(np.concatenate(parts), np.uint32)
     size = signature.shape[1]
-    kept, equal, same = stars(signature, buckets, content, math.ceil(threshold * size - 1e-9))
-    return kept, (equal / size).astype(np.float32), same
+    kept, equal, same, older = stars(signature, buckets, content, math.ceil(threshold * size - 1e-9), places)
+    return kept, (equal / size).astype(np.float32), same, older
+
+
+def _places(head: pl.DataFrame, rows: np.ndarray) -> Places:
+    """What tells versions from copies, of the candidates `rows`; a document repeats the first with its id, or with its
+    bytes at its place, that an earlier generation holds."""
+    from llmcore.selection.minhash import Places
+    from llmcore.selection.words import string_hashes
+
+    def first(*names: str) -> pl.Expr:
+        earlier = pl.col("generation").first().over(*names) < pl.col("generation")
+        return pl.when(earlier).then(pl.col("row").first().over(*names))
+
+    chosen = head[rows].with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64))
+    by_text = pl.when(pl.col("place").is_not_null()).then(first("place", "text"))
+    return Places(
+        chosen["place"].fill_null(0).to_numpy(),
+        string_hashes(chosen["id"]),
+        chosen["generation"].to_numpy(),
+        chosen.select(pl.coalesce(first("id"), by_text).fill_null(-1)).to_series().to_numpy(),
+    )
+
+
+def _before(head: pl.DataFrame) -> np.ndarray:
+    """The last document that an earlier generation holds at the same address, or -1; one value a row."""
+    addressed = head.lazy().filter(pl.col("address").is_not_null()).select("row", "address", "generation")
+    several = addressed.filter(pl.col("generation").n_unique().over("address") > 1)
+    last = several.group_by("address", "generation").agg(pl.col("row").last().alias("last")).sort("generation")
+    before = last.with_columns(before=pl.col("last").shift(1).over("address")).drop_nulls("before")
+    found = several.join(before, on=["address", "generation"]).select("row", "before").collect()
+    parent = np.full(head.height, -1, np.int64)
+    parent[found["row"].to_numpy()] = found["before"].to_numpy()
+    return parent
+
+
+def _clusters(target: np.ndarray, parent: np.ndarray) -> np.ndarray:
+    """The document that names each one's cluster: the oldest version of the one that is kept for it."""
+    root = np.arange(len(target))
+    for row in np.flatnonzero((parent >= 0) & (target == root)):
+        root[row] = root[target[parent[row]]]  # rows are in order, so the older version has its own by now
+    return root[target]
 
 
 def _metrics(source: pl.Series, decisions: pl.DataFrame, alarm_share: float) -> dict[str, Any]:
@@ -226,6 +305,7 @@ def _metrics(source: pl.Series, decisions: pl.DataFrame, alarm_share: float) -> 
         "clusters": lost["cluster"].n_unique(),
         "exact_duplicates": int((lost["kind"] == "exact").sum()),
         "near_duplicates": int((lost["kind"] == "near").sum()),
+        "versions": int((decisions["keep"] & (decisions["cluster"] != decisions["id"])).sum()),
         "sources": sources,
         "alarms": alarms,
     }

@@ -8,6 +8,8 @@ The estimate is datasketch's: the share of equal entries in two signatures.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import polars as pl
 from numba import njit
@@ -79,18 +81,37 @@ def buckets_of(keys: U64, present: np.ndarray) -> tuple[np.ndarray, int]:
     return buckets, int(shared.sum())
 
 
-def stars(signature: U32, buckets: np.ndarray, content: np.ndarray, enough: int) -> tuple[I64, I64, np.ndarray]:
-    """Decide document by document, in order: (kept document it stands for, equal entries with it, same content as it).
+class Places(NamedTuple):
+    """Where documents lie and when they came, so that a newer version is told from a copy.
+
+    place[n], identity[n] uint64 (place 0: none), generation[n] int64; again[n] int64: an earlier document that this one
+    repeats in a later generation (same id, or same place and same bytes), or -1.
+    """
+
+    place: U64
+    identity: U64
+    generation: I64
+    again: I64
+
+
+def stars(
+    signature: U32, buckets: np.ndarray, content: np.ndarray, enough: int, places: Places
+) -> tuple[I64, I64, np.ndarray, I64]:
+    """Decide document by document, in order: (kept document it stands for, equal entries with it, same content as it,
+    the older version of itself that it would have been a duplicate of, or -1).
 
     signature[n, p] uint32, buckets[n, bands] and content[n] int32 with NO_BUCKET; enough: equal entries of a duplicate.
     A document is compared with kept documents only, and with at most REPRESENTATIVES of a bucket; a dropped one puts
     its kept document into buckets that have none yet. What comes later never changes what was decided before.
+    An older version of a document (same place, earlier generation, another id) does not make it a duplicate; the newer
+    one takes the older one's seat in the buckets that both share, so that copies of it are found however often it
+    changes.
     """
     sizes = np.bincount(buckets[buckets >= 0].ravel(), minlength=int(buckets.max(initial=-1)) + 1)
     starts = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(np.minimum(sizes, REPRESENTATIVES), out=starts[1:])
     groups = int(content.max(initial=-1)) + 1
-    return _stars(signature, buckets, content, groups, starts, enough)
+    return _stars(signature, buckets, content, groups, starts, enough, *places)
 
 
 @njit(cache=True)
@@ -143,21 +164,47 @@ def _equal_entries(left: U32, right: U32) -> int:
 
 
 @njit(cache=True)
+def _older_version(place: U64, identity: U64, generation: I64, document: int, other: int) -> bool:
+    return (
+        place[document] != 0
+        and place[document] == place[other]
+        and generation[other] < generation[document]
+        and identity[other] != identity[document]
+    )
+
+
+@njit(cache=True)
 def _stars(
-    signature: U32, buckets: np.ndarray, content: np.ndarray, groups: int, starts: I64, enough: int
-) -> tuple[I64, I64, np.ndarray]:
+    signature: U32,
+    buckets: np.ndarray,
+    content: np.ndarray,
+    groups: int,
+    starts: I64,
+    enough: int,
+    place: U64,
+    identity: U64,
+    generation: I64,
+    again: I64,
+) -> tuple[I64, I64, np.ndarray, I64]:
     documents, size = signature.shape
     kept = np.empty(documents, np.int64)
     equal = np.zeros(documents, np.int64)
     same = np.zeros(documents, np.bool_)
-    first_with = np.full(groups, -1, np.int64)
+    older = np.full(documents, -1, np.int64)
+    latest_with = np.full(groups, -1, np.int64)
     representatives = np.empty(starts[-1], np.int64)
     filled = np.zeros(len(starts) - 1, np.int64)
     compared = np.full(documents, -1, np.int64)
     for document in range(documents):
-        best, most = -1, -1
-        twin = first_with[content[document]] if content[document] >= 0 else -1
-        if twin >= 0 and _equal_entries(signature[document], signature[twin]) == size:
+        best, most, nearest = -1, -1, -1
+        twin = latest_with[content[document]] if content[document] >= 0 else -1
+        if twin >= 0 and _equal_entries(signature[document], signature[twin]) != size:
+            twin = -1
+        if twin >= 0 and _older_version(place, identity, generation, document, kept[twin]):
+            older[document], nearest, twin = kept[twin], size, -1
+        if again[document] >= 0:
+            twin = again[document]
+        if twin >= 0:
             best = kept[twin]  # equal words have equal shingles, so the twin's verified star holds for this one
             most = size if best == twin else equal[twin]
             same[document] = best == twin
@@ -165,23 +212,39 @@ def _stars(
             for bucket in buckets[document]:
                 if bucket < 0:
                     continue
-                for place in range(starts[bucket], starts[bucket] + filled[bucket]):
-                    other = representatives[place]
+                for seat in range(starts[bucket], starts[bucket] + filled[bucket]):
+                    other = representatives[seat]
                     if compared[other] == document:
                         continue
                     compared[other] = document
                     matches = _equal_entries(signature[document], signature[other])
-                    if matches >= enough and (matches > most or (matches == most and other < best)):
+                    if matches < enough:
+                        continue
+                    if _older_version(place, identity, generation, document, other):
+                        if matches > nearest:
+                            older[document], nearest = other, matches
+                    elif matches > most or (matches == most and other < best):
                         best, most = other, matches
-        if content[document] >= 0 and twin < 0:
-            first_with[content[document]] = document
+        if best >= 0:
+            older[document] = -1
+        if content[document] >= 0 and (
+            latest_with[content[document]] < 0 or older[document] >= 0 or again[document] >= 0
+        ):
+            latest_with[content[document]] = document
         kept[document] = best if best >= 0 else document
         equal[document] = most if best >= 0 else size
         for bucket in buckets[document]:
             if bucket < 0:
                 continue
-            place = starts[bucket] + filled[bucket]
-            if place < starts[bucket + 1] and (best < 0 or filled[bucket] == 0):
-                representatives[place] = kept[document]
+            end = starts[bucket] + filled[bucket]
+            seat = end
+            if older[document] >= 0:
+                for place_taken in range(starts[bucket], end):
+                    if representatives[place_taken] == older[document]:
+                        seat = place_taken
+            if seat < end:
+                representatives[seat] = document
+            elif seat < starts[bucket + 1] and (best < 0 or filled[bucket] == 0):
+                representatives[seat] = kept[document]
                 filled[bucket] += 1
-    return kept, equal, same
+    return kept, equal, same, older

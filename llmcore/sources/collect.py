@@ -12,8 +12,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from pydantic import Field
 
 from llmcore.artifacts import digests
 from llmcore.artifacts.params import Params
-from llmcore.artifacts.shards import generation_name
+from llmcore.artifacts.shards import generation_name, generation_of
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError, UsageError
 
@@ -60,8 +59,8 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
     Returns files, new, changed, unchanged, gone. Raises LlmcoreError for a file that does not hold what its digest
     says.
     """
-    earlier, known = copy_earlier(inputs.get("previous"), run.out)
-    generation = generation_name(run.generation or earlier)
+    following, known = carry_earlier(inputs.get("previous"), run)
+    generation = generation_name(run.generation or following)
     rows: list[dict[str, Any]] = []
     for name, digest in sorted(params.files.items()):
         before = known.get(name)
@@ -220,13 +219,11 @@ def check_parquet(path: Path, name: str) -> None:
         raise LlmcoreError(f"{name}: empty corpus, the Parquet file has no rows; remove it from the source")
 
 
-def copy_earlier(previous: Files | None, out: Path) -> tuple[int, dict[str, str]]:
-    """Copy an earlier collection's files; returns how many generations it has, and name -> SHA-256 by now."""
+def carry_earlier(previous: Files | None, run: Run) -> tuple[int, dict[str, str]]:
+    """Carry an earlier collection's files over; returns the next generation's number, and name -> SHA-256 by now."""
     if previous is None:
         return 0, {}
-    for name in previous.names():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(previous.path(name), out / name)
+    run.carry("previous")
     known: dict[str, str] = {}
     for _, table in previous.tables("collected/"):
         for name, outcome, digest in table.select("name", "outcome", "sha256").iter_rows():
@@ -234,7 +231,12 @@ def copy_earlier(previous: Files | None, out: Path) -> tuple[int, dict[str, str]
                 known.pop(name, None)
             else:
                 known[name] = digest
-    return len(previous.names("collected/")), known
+    return next_generation(previous.names("collected/")), known
+
+
+def next_generation(listings: Sequence[str]) -> int:
+    """One more than the newest generation; a source that joined late, or slept, has fewer of them than its number."""
+    return 1 + max((generation_of(name) or 0 for name in listings), default=-1)
 
 
 class _Bundles:

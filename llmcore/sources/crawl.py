@@ -32,6 +32,7 @@ from llmcore.artifacts.params import Params
 from llmcore.artifacts.shards import generation_name
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError, UsageError
+from llmcore.sources.collect import next_generation
 from llmcore.sources.urls import clean_url, host_and_port
 
 FETCH_SCHEMA = pl.Schema(
@@ -103,9 +104,9 @@ def crawl(inputs: Mapping[str, Files], params: CrawlParams, run: Run) -> dict[st
     Returns pages (in the corpus so far), new, changed, unchanged, gone, forbidden, failed.
     Raises LlmcoreError for a start URL that cannot be fetched and for a crawl that yields no page.
     """
-    earlier = copy_earlier(inputs.get("previous"), run.out)
+    following, earlier = carry_earlier(inputs.get("previous"), run)
     known = known_pages(earlier)
-    generation = generation_name(run.generation or len(earlier))
+    generation = generation_name(run.generation or following)
     with scratch_folder(run.scratch / "crawl") as folder, served(params, run.outside) as private:
         fetch_all(params, known, private, folder, run)
         fetches = read_fetches(folder / "fetches.jsonl")
@@ -137,14 +138,14 @@ def metrics(everything: pl.DataFrame, now: pl.DataFrame) -> dict[str, int]:
     }
 
 
-def copy_earlier(previous: Files | None, out: Path) -> list[pl.DataFrame]:
-    """Copy an earlier crawl's files as they are; returns its fetch tables, oldest first."""
+def carry_earlier(previous: Files | None, run: Run) -> tuple[int, list[pl.DataFrame]]:
+    """Carry an earlier crawl's files over as they are; returns the number of the next generation, and the fetch tables
+    of the earlier ones, oldest first."""
     if previous is None:
-        return []
-    for name in previous.names():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(previous.path(name), out / name)
-    return [table.cast(FETCH_SCHEMA) for _, table in previous.tables("fetches/")]
+        return 0, []
+    run.carry("previous")
+    tables = [table.cast(FETCH_SCHEMA) for _, table in previous.tables("fetches/")]
+    return next_generation(previous.names("fetches/")), tables
 
 
 def known_pages(fetches: list[pl.DataFrame]) -> dict[str, dict[str, Any]]:

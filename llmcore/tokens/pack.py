@@ -3,6 +3,10 @@
 Method: best fit decreasing (Ding et al. 2024, "Fewer Truncations Improve Language Modeling"). A document longer than a
 window is cut into full windows and a rest; rests and whole short documents are packed best-fit. Each generation of
 shards is packed on its own, in order, so windows of earlier generations never change when shards are appended.
+
+A document that a later version replaced, or that is gone, leaves afterwards (role "versions"): its pieces are taken
+out, and everything else keeps its window and slot. The numbers stay dense: where a window is left empty, one of the
+last windows takes its number.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ import polars as pl
 from pydantic import Field
 
 from llmcore.artifacts.params import Params
+from llmcore.artifacts.shards import generation_of
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError
+from llmcore.selection.versions import left
 from llmcore.tokens.tokenise import SPLITS
 
 PLAN_SCHEMA = pl.Schema(
@@ -39,25 +45,54 @@ class PackParams(Params):
 
 
 def pack(inputs: Mapping[str, Files], params: PackParams, run: Run) -> dict[str, Any]:
-    """Write plan/SPLIT.parquet, sorted by (window, slot), and plan.json. LlmcoreError if the train split is empty."""
+    """Write plan/SPLIT.parquet, sorted by (window, slot), and plan.json.
+
+    Roles: tokens, and versions (optional: dropped/, the documents that leave). Returns windows, tokens, fill and
+    documents by split, and how many documents left. Raises LlmcoreError if nothing is left to train on, and if a
+    document is to leave that the tokens do not hold.
+    """
     (run.out / "plan").mkdir()
+    gone = left(inputs.get("versions"))
     summary: dict[str, Any] = {"window": params.window, "splits": {}}
+    documents, dropped = {}, 0
     for number, split in enumerate(SPLITS):
         run.progress(number, len(SPLITS), split)
-        plan, first = [], 0
-        for documents in _generations(inputs["tokens"], split):
-            part = plan_windows(documents, params.window, params.min_fill).with_columns(pl.col("window") + first)
-            first = int(part["window"][-1]) + 1 if part.height else first
-            plan.append(part)
-        table = pl.concat([PLAN_SCHEMA.to_frame(), *plan])
-        table.write_parquet(run.out / f"plan/{split}.parquet", compression="zstd", row_group_size=1 << 16)
-        tokens = int(table["length"].sum())
-        fill = round(tokens / (first * params.window), 6) if first else 0.0
-        summary["splits"][split] = {"windows": first, "tokens": tokens, "fill": fill}
+        plan, windows, read = PLAN_SCHEMA.to_frame(), 0, 0
+        for generation in _generations(inputs["tokens"], split):
+            part = plan_windows(generation, params.window, params.min_fill).with_columns(pl.col("window") + windows)
+            windows = int(part["window"][-1]) + 1 if part.height else windows
+            plan.vstack(part, in_place=True)
+            leaving = int(generation["id"].is_in(gone.implode()).sum())
+            read, dropped = read + generation.height - leaving, dropped + leaving
+        plan, windows = without(plan, gone)
+        plan.write_parquet(run.out / f"plan/{split}.parquet", compression="zstd", row_group_size=1 << 16)
+        tokens = int(plan["length"].sum())
+        fill = round(tokens / (windows * params.window), 6) if windows else 0.0
+        summary["splits"][split] = {"windows": windows, "tokens": tokens, "fill": fill}
+        documents[f"{split}_documents"] = read
+    if dropped != len(gone):
+        raise LlmcoreError(f"pack: {len(gone)} documents are to leave, {dropped} are in the tokens; this is a defect")
     if not summary["splits"]["train"]["tokens"]:
         raise LlmcoreError("pack: no document is in the train split; add text or lower split.validation and split.test")
     (run.out / "plan.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-    return {f"{split}_{name}": value for split, facts in summary["splits"].items() for name, value in facts.items()}
+    facts = {f"{split}_{name}": value for split, part in summary["splits"].items() for name, value in part.items()}
+    return facts | documents | {"dropped": dropped}
+
+
+def without(plan: pl.DataFrame, gone: pl.Series) -> tuple[pl.DataFrame, int]:
+    """(the plan without these documents, its number of windows).
+
+    Pieces that stay keep window and slot, but for the last windows: they take the numbers of those that are left empty,
+    so that the numbers are 0, 1, 2, … again.
+    """
+    stays = plan.filter(~pl.col("id").is_in(gone.implode()))
+    numbers = stays["window"].unique().sort()
+    empty = np.setdiff1d(np.arange(len(numbers)), numbers.to_numpy())
+    if not len(empty):
+        return stays, len(numbers)
+    moved = pl.DataFrame({"window": numbers.tail(len(empty)), "to": empty})
+    placed = stays.join(moved, on="window", how="left").with_columns(window=pl.coalesce("to", "window")).drop("to")
+    return placed.sort("window", "slot"), len(numbers)
 
 
 def plan_windows(documents: pl.DataFrame, window: int, min_fill: float = 0.99) -> pl.DataFrame:
@@ -122,12 +157,12 @@ def _fill_in_order(short: np.ndarray, rest: np.ndarray, full: np.ndarray, window
 
 def _generations(tokens: Files, split: str) -> Iterator[pl.DataFrame]:
     """id, shard, row, n_tokens of one split, generation by generation."""
-    by_generation: dict[str, list[pl.DataFrame]] = {}
+    by_generation: dict[int, list[pl.DataFrame]] = {}
     for name in tokens.names(f"{split}/"):
         shard = name.split("/", 1)[1]
         table = pl.read_parquet(tokens.path(name), columns=["id", "n_tokens"]).with_row_index("row")
         part = table.select("id", pl.lit(shard).alias("shard"), pl.col("row").cast(pl.Int64), "n_tokens")
-        by_generation.setdefault(shard.split("-", 1)[0], []).append(part)
+        by_generation.setdefault(generation_of(shard) or 0, []).append(part)
     for generation in sorted(by_generation):
         yield pl.concat(by_generation[generation])
 

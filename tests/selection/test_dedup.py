@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcore.errors import LlmcoreError
@@ -46,7 +46,10 @@ def jaccard(left: str, right: str) -> float:
 
 def frame(texts: Sequence[str], source: str = "sotu") -> pl.DataFrame:
     ids = [f"{number:032x}" for number in range(len(texts))]
-    return pl.DataFrame({"id": ids, "text": list(texts), "source": [source] * len(ids)})
+    return pl.DataFrame(
+        {"id": ids, "text": list(texts), "source": [source] * len(ids), "url": None},
+        schema_overrides={"url": pl.String},
+    )
 
 
 def decide(folder: Path, shards: Sequence[pl.DataFrame], params: DedupParams | None = None) -> tuple[LocalFiles, dict]:
@@ -233,6 +236,7 @@ def test_nothing_to_resolve_is_an_error(tmp_path: Path) -> None:
         decide(tmp_path, [])
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
 def test_words_are_those_of_python(texts: list[str]) -> None:
     texts = [text.encode("utf-8", "ignore").decode() for text in texts]

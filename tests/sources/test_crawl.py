@@ -58,8 +58,9 @@ def private(site: Site, **changes: Any) -> CrawlParams:
 def run_crawl(
     folder: Path, params: CrawlParams, previous: LocalRun | None = None, **outside: Any
 ) -> tuple[LocalRun, Any]:
-    run = LocalRun(folder, outside=outside)
-    return run, crawl({"previous": LocalFiles(previous.out)} if previous else {}, params, run)
+    inputs = {"previous": LocalFiles(previous.out)} if previous else {}
+    run = LocalRun(folder, outside=outside, inputs=inputs)
+    return run, crawl(inputs, params, run)
 
 
 def fetches(run: LocalRun, generation: str = "g000") -> dict[str, dict[str, Any]]:

@@ -354,8 +354,8 @@ class TestCollect:
         self, folder: Path, root: Path, kind: str = "text", previous: LocalRun | None = None
     ) -> tuple[LocalRun, Any]:
         files, paths = scan(kind, str(folder))
-        run = LocalRun(root, outside={"paths": paths})
         inputs = {"previous": LocalFiles(previous.out)} if previous else {}
+        run = LocalRun(root, outside={"paths": paths}, inputs=inputs)
         return run, collect(inputs, CollectParams(name="mine", kind=kind, files=files), run)
 
     def test_a_folder_of_text_becomes_documents_named_by_file(self, folder: Path, tmp_path: Path) -> None:
@@ -382,6 +382,21 @@ class TestCollect:
         assert pl.read_parquet(second.out / names[1])["name"].to_list() == ["a.txt", "d.txt"]
         third, quiet = self.run(folder, tmp_path / "third", previous=second)
         assert (quiet["unchanged"], LocalFiles(third.out).names("raw/")) == (3, names)
+
+    def test_the_generation_behind_g999_is_g1000(self, folder: Path, tmp_path: Path) -> None:
+        files, paths = scan("text", str(folder))
+        before, params = {}, CollectParams(name="mine", kind="text", files=files)
+        for number in (998, 999, 1000, None):
+            run = LocalRun(tmp_path / str(number), {"paths": paths}, inputs=before, generation=number or 0)
+            (folder / "a.txt").write_text(f"first, in state {number}")
+            params = CollectParams(name="mine", kind="text", files=scan("text", str(folder))[0])
+            metrics = collect(before, params, run)
+            before = {"previous": LocalFiles(run.out)}
+        names = [f"collected/g{number}.parquet" for number in (998, 999, 1000, 1001)]
+        assert before["previous"].names("collected/") == names
+        assert metrics == {"files": 3, "new": 0, "changed": 1, "unchanged": 2, "gone": 0}
+        run = LocalRun(tmp_path / "again", {"paths": paths}, inputs=before)
+        assert collect(before, params, run)["unchanged"] == 3, "what g1001 holds is what counts"
 
     def test_a_file_that_changes_under_its_digest_is_noticed(self, folder: Path, tmp_path: Path) -> None:
         files, paths = scan("text", str(folder))

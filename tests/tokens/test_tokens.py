@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -171,6 +173,67 @@ def test_an_appended_generation_moves_nothing(
         plans.append(pl.read_parquet(run.out / "plan/train.parquet"))
     assert plans[1].head(plans[0].height).equals(plans[0])
     assert plans[1]["length"].sum() == sum(first) + sum(second)
+
+
+def leaving(folder: Path, ids: Iterable[str]) -> LocalFiles:
+    """What the stage versions writes of documents that leave."""
+    (folder / "dropped").mkdir(parents=True)
+    rows = pl.DataFrame({"id": list(ids)}, schema={"id": pl.String})
+    rows.with_columns(stage=pl.lit("versions"), reason=pl.lit("gone"), detail=pl.lit("{}")).write_parquet(
+        folder / "dropped/g000.parquet"
+    )
+    return LocalFiles(folder)
+
+
+@settings(max_examples=40, deadline=None)
+@given(first=lengths, second=lengths, chance=st.randoms(use_true_random=False))
+def test_a_document_that_leaves_takes_its_pieces_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, first: list[int], second: list[int], chance: random.Random
+) -> None:
+    folder = tmp_path_factory.mktemp("pack")
+    tokens = written(folder / "in", [first, second])
+    whole, less = LocalRun(folder / "whole"), LocalRun(folder / "less")
+    pack({"tokens": tokens}, PackParams(window=64), whole)
+    before = pl.read_parquet(whole.out / "plan/train.parquet")
+    ids = before["id"].unique().sort().to_list()
+    gone = chance.sample(ids, chance.randrange(len(ids)))
+    metrics = pack({"tokens": tokens, "versions": leaving(folder / "gone", gone)}, PackParams(window=64), less)
+    after = pl.read_parquet(less.out / "plan/train.parquet")
+    stays = before.filter(~pl.col("id").is_in(gone))
+    pieces = ["slot", "id", "shard", "row", "start", "length"]
+    assert after.select(pieces).sort(pieces).equals(stays.select(pieces).sort(pieces))
+    windows = after["window"].unique().sort().to_list()
+    assert windows == list(range(metrics["train_windows"])), "no window is empty"
+    both = stays.join(after, on=pieces, suffix="_now").select("window", "window_now").unique()
+    assert both["window"].is_unique().all() and both["window_now"].is_unique().all(), "windows stay together"
+    moved = both.filter(pl.col("window") != pl.col("window_now"))
+    assert all(number >= len(windows) for number in moved["window"]), "only the last ones take other numbers"
+    assert after.equals(after.sort("window", "slot"))
+    assert metrics["dropped"] == len(gone) and metrics["train_documents"] == len(ids) - len(gone)
+
+
+def test_a_document_that_is_to_leave_but_is_not_there_is_an_error(tmp_path: Path) -> None:
+    inputs = {"tokens": written(tmp_path / "in", [[10, 20]]), "versions": leaving(tmp_path / "gone", ["unknown"])}
+    with pytest.raises(LlmcoreError, match="1 documents are to leave, 0 are in the tokens"):
+        pack(inputs, PackParams(), LocalRun(tmp_path / "run"))
+
+
+def test_when_every_document_leaves_there_is_nothing_to_train_on(tmp_path: Path) -> None:
+    tokens = written(tmp_path / "in", [[10, 20]])
+    ids = tokens.table("train/")["id"]
+    with pytest.raises(LlmcoreError, match="train split"):
+        pack({"tokens": tokens, "versions": leaving(tmp_path / "gone", ids)}, PackParams(), LocalRun(tmp_path / "run"))
+
+
+def test_the_thousandth_generation_is_packed_behind_the_one_before(tmp_path: Path) -> None:
+    for name in ("g1000-a-00000.parquet", "g999-a-00000.parquet"):
+        for split in SPLITS:
+            (tmp_path / "in" / split).mkdir(parents=True, exist_ok=True)
+            shard([60], name).drop("shard", "row").write_parquet(tmp_path / "in" / split / name)
+    run = LocalRun(tmp_path / "run")
+    pack({"tokens": LocalFiles(tmp_path / "in")}, PackParams(window=64), run)
+    plan = pl.read_parquet(run.out / "plan/train.parquet")
+    assert plan["shard"].to_list() == ["g999-a-00000.parquet", "g1000-a-00000.parquet"]
 
 
 def test_the_plan_of_a_fixed_input_never_changes_unnoticed(tmp_path: Path) -> None:
