@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from prefect.logging import get_run_logger
 
-from flows.quiet import until_recorded
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.roots import RunRoot
 from llmcore.artifacts.store import open_store
@@ -38,18 +37,11 @@ def run_chain(
     if unknown:
         raise UsageError(f"--force: no stage {min(unknown)!r} in the chain; there are {', '.join(chain.steps)}")
     log = get_run_logger()
-    last = ""
-    try:
-        with executor(store, config.execution, root) as work:
-            for step in chain.until(until):
-                if step.name in done:
-                    continue
-                last = step.name
-                done[step.name] = work.run(step, done, force=bool(forced & {step.name, step.stage.name}))
-                last = f"{step.name}-"  # the step's own task, which comes behind those of its shards
-                log.info("%-22s %s", step.name, done[step.name].digest[:12])
-                present(store, config.name, step, done)
-    finally:
-        if last:
-            until_recorded(last)
+    with executor(store, config.execution, root) as work:
+        for step in chain.until(until):
+            if step.name in done:
+                continue
+            done[step.name] = work.run(step, done, force=bool(forced & {step.name, step.stage.name}))
+            log.info("%-22s %s", step.name, done[step.name].digest[:12])
+            present(store, config.name, step, done)
     return done

@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.chain import step_with
 from flows.quiet import without_tracebacks
+from flows.server import server_for_a_run
 from llmcore.artifacts.export import export_files
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import StoreFiles
@@ -48,11 +49,14 @@ def start(
     given: the flow's parameters beside `config`.
     """
     without_tracebacks()
-    chain = plan(open_store(config.store))
-    list(chain.until(until))
-    if until is not None:
-        given["until"] = until
-    done = flow(config, **given)
+    with server_for_a_run() as server:
+        chain = plan(open_store(config.store))
+        list(chain.until(until))
+        if until is not None:
+            given["until"] = until
+        if server is not None:
+            server.wait()
+        done = flow(config, **given)
     return Made(open_store(config.store), config.name, chain, done)
 
 
