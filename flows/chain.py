@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from prefect.logging import get_run_logger
 
+from flows.outages import outlast
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.roots import RunRoot
 from llmcore.artifacts.store import open_store
@@ -41,7 +43,8 @@ def run_chain(
         for step in chain.until(until):
             if step.name in done:
                 continue
-            done[step.name] = work.run(step, done, force=bool(forced & {step.name, step.stage.name}))
+            again = bool(forced & {step.name, step.stage.name})
+            done[step.name] = outlast(config.execution, step.name, partial(work.run, step, done, force=again))
             log.info("%-22s %s", step.name, done[step.name].digest[:12])
             present(store, config.name, step, done)
     return done

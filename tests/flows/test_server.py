@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from flows.server import Server, remove_left_folders
-from tests.prefect_server import environment, running, wait_for
+from tests.prefect_server import PREFECT, answers, environment, free_port, running, wait_for
 from tests.small import small_config
 
 pytestmark = pytest.mark.slow
@@ -100,3 +100,22 @@ def test_folders_of_the_dead_are_collected_and_those_of_the_living_stay(
 def test_a_server_that_is_configured_is_used(prefect_server: dict[str, str]) -> None:
     ask = "from flows.server import server_for_a_run\nwith server_for_a_run() as server:\n    assert server is None"
     subprocess.run([sys.executable, "-c", ask], env=prefect_server, check=True)
+
+
+def test_a_server_that_dies_does_not_end_the_run(tmp_path: Path) -> None:
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    (tmp_path / "theirs").mkdir()
+    theirs = environment(tmp_path / "theirs")
+    command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with running(command, tmp_path / "server.log", theirs) as server:
+        wait_for(lambda: answers(f"{api}/health"), "start of the server")
+        log = tmp_path / "run.log"
+        with running([*LLMCORE, "run", str(small_config(tmp_path))], log, environment(tmp_path, api)) as run:
+            wait_for(lambda: at_work(tmp_path), "the moment to kill")
+            os.killpg(server.pid, signal.SIGKILL)
+            run.wait()
+    said = log.read_text()
+    assert run.returncode == 0, said
+    assert said.splitlines()[-1].startswith("model "), said
+    assert "cannot be shown" in said
