@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import logging
+import queue
+from contextlib import suppress
+from typing import Any
+
+from prefect.events.worker import EventsWorker
 
 from llmcore.errors import LlmcoreError
+
+SEND_SECONDS = 15.0
 
 
 class OneLine(logging.Filter):
@@ -21,3 +28,17 @@ def without_tracebacks() -> None:
     """For the loggers with which Prefect reports failed flow and task runs."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(OneLine())
+
+
+def forget_unsent_events() -> None:
+    """Let the states of tasks reach the server; where they do not, forget them, or the process could not end.
+
+    Prefect sends them from a queue, and asks a server that has gone for seven seconds for each of them.
+    """
+    workers: list[Any] = list(EventsWorker._instances.values())  # type: ignore[misc]
+    EventsWorker.drain_all(timeout=SEND_SECONDS)
+    for worker in workers:
+        with suppress(queue.Empty):
+            while True:
+                worker._queue.get_nowait()
+        worker._queue.put_nowait(None)  # the end, which was behind them

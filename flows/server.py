@@ -7,7 +7,7 @@ when its standard input does, which is when the run ends in whatever way, and ta
 from __future__ import annotations
 
 import ctypes
-import fcntl
+import json
 import os
 import shutil
 import signal
@@ -17,18 +17,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from llmcore.artifacts import processes, working
 from llmcore.errors import LlmcoreError
 
 START_SECONDS = 180.0  # on a busy machine; ten seconds otherwise
 STOP_SECONDS = 10.0
-BEING_MADE_SECONDS = 60.0  # a folder without a lock may be one that is just being made
-PREFIX = "llmcore-server-"
+PREFIX = f"{working.PREFIX}server-"
 PR_SET_PDEATHSIG = 1
 
 
@@ -51,10 +50,7 @@ def server_for_a_run() -> Iterator[Server | None]:
             temporary_settings({PREFECT_API_URL: server.api, PREFECT_LOGGING_TO_API_ENABLED: False}),
             _environment({"PREFECT_API_URL": server.api, "PREFECT_LOGGING_TO_API_ENABLED": "false"}),
         ):
-            try:
-                yield server
-            finally:
-                _let_events_arrive()
+            yield server
     finally:
         server.stop()
 
@@ -66,7 +62,7 @@ class Server:
         import prefect
 
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = _locked(self.folder)
+        (self.folder / working.OWNER).write_text(json.dumps(processes.identity()))
         self._template = _template(prefect.__version__)
         with suppress(OSError):
             shutil.copyfile(self._template, self._database)
@@ -111,7 +107,6 @@ class Server:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
 
     @property
     def _database(self) -> Path:
@@ -150,25 +145,9 @@ class Server:
 
 
 def remove_left_folders() -> None:
-    """Remove the folders of servers whose run was killed together with them."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):
-            if not (folder / "lock").exists() and time.time() - folder.stat().st_mtime < BEING_MADE_SECONDS:
-                continue
-            lock = _locked(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-
-
-def _locked(folder: Path) -> int:
-    """Hold the folder until this process ends. OSError if another process holds it, or it is not ours."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
+    """Remove the temporary folders of killed runs, and of servers that were killed together with theirs."""
+    for folder in working.abandoned():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _template(version: str) -> Path:
@@ -188,13 +167,6 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _let_events_arrive() -> None:
-    """Prefect sends task states from a thread, which would complain of a server that has gone."""
-    from prefect.events.worker import EventsWorker
-
-    EventsWorker.drain_all(timeout=STOP_SECONDS)
 
 
 def _serve(folder: Path, listening: int) -> None:

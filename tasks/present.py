@@ -4,48 +4,38 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
-from prefect.logging import get_run_logger
 
 from llmcore.artifacts.lineage import manifests_behind
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import Step, StoreFiles
 from llmcore.artifacts.store import Store
 from llmcore.release.charts import loss_curve
+from tasks.showing import show
 
 
 def present(store: Store, name: str, step: Step, done: Mapping[str, ArtifactRef]) -> None:
-    """Show what a step made, if it is one that people want to see; `name` is the configuration's.
-
-    Never fails: what is told of a run must not end it.
-    """
+    """Show what a step made, if it is one that people want to see; `name` is the configuration's."""
     if step.stage.role in SHOWS:
-        with _unless_nobody_listens(step.name):
-            SHOWS[step.stage.role](store, name, manifest_of(store, done[step.name]))
+        show(step.name, lambda: SHOWS[step.stage.role](store, name, manifest_of(store, done[step.name])))
 
 
 def show_refresh(store: Store, name: str, done: Mapping[str, ArtifactRef]) -> None:
-    """A table of what a refresh found new, changed, unchanged and gone, source by source. Never fails."""
-    with _unless_nobody_listens("what the refresh found"):
-        rows = []
-        for step, ref in done.items():
-            manifest = manifest_of(store, ref)
-            if manifest.role == "fetch" and not step.startswith("previous "):
-                counts = {word: manifest.metrics.get(word, 0) for word in ("new", "changed", "unchanged", "gone")}
-                rows.append({"source": step.split(" ", 1)[1], **counts})
-        create_table_artifact(rows, key=f"{name}-refresh", description="What changed since the last snapshot")
+    """A table of what a refresh found new, changed, unchanged and gone, source by source."""
+    show("what the refresh found", lambda: _show_refresh(store, name, done))
 
 
-@contextmanager
-def _unless_nobody_listens(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # days of training must not end because the server is away
-        get_run_logger().warning("%s: cannot be shown: %s", what, error)
+def _show_refresh(store: Store, name: str, done: Mapping[str, ArtifactRef]) -> None:
+    rows = []
+    for step, ref in done.items():
+        manifest = manifest_of(store, ref)
+        if manifest.role == "fetch" and not step.startswith("previous "):
+            counts = {word: manifest.metrics.get(word, 0) for word in ("new", "changed", "unchanged", "gone")}
+            rows.append({"source": step.split(" ", 1)[1], **counts})
+    create_table_artifact(rows, key=f"{name}-refresh", description="What changed since the last snapshot")
 
 
 def _show_funnel(store: Store, name: str, split: Manifest) -> None:

@@ -111,7 +111,8 @@ def test_a_server_that_dies_does_not_end_the_run(tmp_path: Path) -> None:
     with running(command, tmp_path / "server.log", theirs) as server:
         wait_for(lambda: answers(f"{api}/health"), "start of the server")
         log = tmp_path / "run.log"
-        with running([*LLMCORE, "run", str(small_config(tmp_path))], log, environment(tmp_path, api)) as run:
+        env = environment(tmp_path, api) | {"PREFECT_CLIENT_MAX_RETRIES": "1"}  # the patience of its last words
+        with running([*LLMCORE, "run", str(small_config(tmp_path))], log, env) as run:
             wait_for(lambda: at_work(tmp_path), "the moment to kill")
             os.killpg(server.pid, signal.SIGKILL)
             run.wait()
