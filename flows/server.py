@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import shutil
 import signal
@@ -50,7 +51,12 @@ def server_for_a_run() -> Iterator[Server | None]:
             temporary_settings({PREFECT_API_URL: server.api, PREFECT_LOGGING_TO_API_ENABLED: False}),
             _environment({"PREFECT_API_URL": server.api, "PREFECT_LOGGING_TO_API_ENABLED": "false"}),
         ):
-            yield server
+            log = logging.getLogger("prefect.flow_runs")
+            log.addFilter(_links_nowhere)
+            try:
+                yield server
+            finally:
+                log.removeFilter(_links_nowhere)
     finally:
         server.stop()
 
@@ -153,6 +159,11 @@ def remove_left_folders() -> None:
 def _template(version: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "llmcore-prefect" / f"{version}.db"
+
+
+def _links_nowhere(record: logging.LogRecord) -> bool:
+    """Not the line with a run's address in the UI, which this server does not have."""
+    return not record.getMessage().startswith("View at ")
 
 
 @contextmanager

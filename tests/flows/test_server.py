@@ -65,7 +65,8 @@ def test_a_run_without_a_server_of_the_users_own_says_nothing_of_one(tmp_path: P
     done = subprocess.run(command, env=home, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("stopped after split")
-    assert "Traceback" not in done.stderr and "server" not in done.stderr and "telemetry" not in done.stderr.lower()
+    for word in ("Traceback", "server", "telemetry", "http://"):
+        assert word not in done.stderr + done.stdout
     assert left(home) == []
     assert not (tmp_path / "prefect" / "prefect.db").exists(), "the user's own database is for the user's own server"
 
@@ -118,5 +119,6 @@ def test_a_server_that_dies_does_not_end_the_run(tmp_path: Path) -> None:
             run.wait()
     said = log.read_text()
     assert run.returncode == 0, said
-    assert said.splitlines()[-1].startswith("model "), said
+    assert any(line.startswith("model ") for line in said.splitlines()), said
     assert "cannot be shown" in said
+    assert "Traceback" not in said
