@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from prefect.logging import get_run_logger
 
-from flows.quiet import until_recorded
+from flows.outages import outlast
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.roots import RunRoot
 from llmcore.artifacts.store import open_store
@@ -38,18 +39,12 @@ def run_chain(
     if unknown:
         raise UsageError(f"--force: no stage {min(unknown)!r} in the chain; there are {', '.join(chain.steps)}")
     log = get_run_logger()
-    last = ""
-    try:
-        with executor(store, config.execution, root) as work:
-            for step in chain.until(until):
-                if step.name in done:
-                    continue
-                last = step.name
-                done[step.name] = work.run(step, done, force=bool(forced & {step.name, step.stage.name}))
-                last = f"{step.name}-"  # the step's own task, which comes behind those of its shards
-                log.info("%-22s %s", step.name, done[step.name].digest[:12])
-                present(store, config.name, step, done)
-    finally:
-        if last:
-            until_recorded(last)
+    with executor(store, config.execution, root) as work:
+        for step in chain.until(until):
+            if step.name in done:
+                continue
+            again = bool(forced & {step.name, step.stage.name})
+            done[step.name] = outlast(config.execution, step.name, partial(work.run, step, done, force=again))
+            log.info("%-22s %s", step.name, done[step.name].digest[:12])
+            present(store, config.name, step, done)
     return done

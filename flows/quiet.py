@@ -3,53 +3,49 @@
 from __future__ import annotations
 
 import logging
-import time
+import queue
 from contextlib import suppress
-from uuid import UUID
+from typing import Any
 
 import httpx
-from prefect.client.orchestration import get_client
-from prefect.client.schemas import filters
-from prefect.client.schemas.objects import TERMINAL_STATES
-from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL
+from prefect.events.worker import EventsWorker
 
 from llmcore.errors import LlmcoreError
 
-RECORD_SECONDS = 20.0
+SEND_SECONDS = 15.0
 
 
 class OneLine(logging.Filter):
-    """Takes the traceback off records of a LlmcoreError: its message says all that is to be said."""
+    """Takes the traceback off what says all in its message: a LlmcoreError, a Prefect server that does not answer."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], LlmcoreError):
+        if record.exc_info and isinstance(record.exc_info[1], (LlmcoreError, httpx.HTTPError)):
             record.msg, record.args = f"{record.exc_info[1]}", ()
             record.exc_info = record.exc_text = None
         return True
 
 
 def without_tracebacks() -> None:
-    """For the loggers with which Prefect reports failed flow and task runs."""
+    """For the loggers with which Prefect reports failed flow and task runs, and task states it could not send."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(OneLine())
+    logging.getLogger("prefect._internal.concurrency").addFilter(_no_whole_event)
 
 
-def until_recorded(task: str) -> None:
-    """Inside a flow: wait until the temporary server has written down that a task named like `task` ended.
+def _no_whole_event(record: logging.LogRecord) -> bool:
+    """Not the two thousand characters of an event that was not sent, behind the line that says that none can be."""
+    return not str(record.msg).endswith("failed to process item %r")
 
-    It writes task states once a second and in order; stopped before that, it loses them with a long traceback.
+
+def forget_unsent_events() -> None:
+    """Let the states of tasks reach the server; where they do not, forget them, or the process could not end.
+
+    Prefect sends them from a queue, and asks a server that has gone for seven seconds for each of them.
     """
-    if PREFECT_API_URL.value():
-        return  # that server outlives the run
-    ended = filters.TaskRunFilter(
-        name=filters.TaskRunFilterName(like_=task),
-        state=filters.TaskRunFilterState(type=filters.TaskRunFilterStateType(any_=list(TERMINAL_STATES))),
-    )
-    this = filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[UUID(flow_run.id)]))
-    until = time.monotonic() + RECORD_SECONDS
-    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-        while not client.read_task_runs(flow_run_filter=this, task_run_filter=ended, limit=1):
-            if time.monotonic() > until:
-                return
-            time.sleep(0.2)
+    workers: list[Any] = list(EventsWorker._instances.values())  # type: ignore[misc]
+    EventsWorker.drain_all(timeout=SEND_SECONDS)
+    for worker in workers:
+        with suppress(queue.Empty):
+            while True:
+                worker._queue.get_nowait()
+        worker._queue.put_nowait(None)  # the end, which was behind them

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import httpx
+from prefect import Flow
+
 from flows.chain import step_with
-from flows.quiet import without_tracebacks
+from flows.quiet import forget_unsent_events, without_tracebacks
+from flows.server import server_for_a_run
 from llmcore.artifacts.export import export_files
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import StoreFiles
@@ -18,6 +24,8 @@ from llmcore.errors import LlmcoreError
 from llmcore.planning.chain import Chain
 from llmcore.planning.config import PipelineConfig
 from llmcore.planning.heads import dataset_ref
+
+Done = dict[str, ArtifactRef]
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Made:
 
 
 def start(
-    flow: Callable[..., dict[str, ArtifactRef]],
+    flow: Flow[..., Done],
     plan: Callable[[Store], Chain],
     config: PipelineConfig,
     until: str | None = None,
@@ -48,12 +56,35 @@ def start(
     given: the flow's parameters beside `config`.
     """
     without_tracebacks()
-    chain = plan(open_store(config.store))
-    list(chain.until(until))
-    if until is not None:
-        given["until"] = until
-    done = flow(config, **given)
+    with server_for_a_run() as server:
+        chain = plan(open_store(config.store))
+        list(chain.until(until))
+        if until is not None:
+            given["until"] = until
+        if server is not None:
+            server.wait()
+        done = _outcome(flow, config, given)
     return Made(open_store(config.store), config.name, chain, done)
+
+
+def _outcome(flow: Flow[..., Done], config: PipelineConfig, given: Mapping[str, Any]) -> Done:
+    """What the flow returns, also where the server went away and could not be told that it did."""
+    outcome: dict[str, ArtifactRef] = {}
+
+    @wraps(flow.fn)
+    def remembered(*args: Any, **named: Any) -> Done:
+        outcome.update(flow.fn(*args, **named))
+        return outcome
+
+    try:
+        return Flow(remembered, name=flow.name, persist_result=False)(config, **given)
+    except httpx.HTTPError as error:
+        if not outcome:
+            raise LlmcoreError(f"the Prefect server does not answer: {error}; run again to go on") from error
+        logging.getLogger(__name__).warning("the Prefect server was not told how the run ended: %s", error)
+        return outcome
+    finally:
+        forget_unsent_events()
 
 
 def say_dataset(made: Made) -> None:

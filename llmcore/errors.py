@@ -23,3 +23,11 @@ class LeaseLostError(LlmcoreError):
 
 class CorruptBlobError(LlmcoreError):
     """Stored bytes do not hash to their name."""
+
+
+class OutageError(LlmcoreError):
+    """A server is away or overloaded: the same again may well succeed in a while."""
+
+
+class UnreachableError(OutageError, UsageError):
+    """A server did not answer at first contact: it is away, or its address is wrong (exit code 2)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
@@ -14,22 +14,26 @@ from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import Step, StoreFiles
 from llmcore.artifacts.store import Store
 from llmcore.release.charts import loss_curve
+from tasks.showing import show
 
 
 def present(store: Store, name: str, step: Step, done: Mapping[str, ArtifactRef]) -> None:
     """Show what a step made, if it is one that people want to see; `name` is the configuration's."""
-    show = {"split": _show_funnel, "train": _show_training, "evaluate": _show_evaluation, "publish": _show_lineage}
-    if step.stage.name in show:
-        show[step.stage.name](store, name, manifest_of(store, done[step.name]))
+    if step.stage.role in SHOWS:
+        show(step.name, lambda: SHOWS[step.stage.role](store, name, manifest_of(store, done[step.name])))
 
 
 def show_refresh(store: Store, name: str, done: Mapping[str, ArtifactRef]) -> None:
     """A table of what a refresh found new, changed, unchanged and gone, source by source."""
+    show("what the refresh found", lambda: _show_refresh(store, name, done))
+
+
+def _show_refresh(store: Store, name: str, done: Mapping[str, ArtifactRef]) -> None:
     rows = []
     for step, ref in done.items():
-        if ref.stage in ("crawl", "collect") and not step.startswith("previous "):
-            metrics = manifest_of(store, ref).metrics
-            counts = {word: metrics.get(word, 0) for word in ("new", "changed", "unchanged", "gone")}
+        manifest = manifest_of(store, ref)
+        if manifest.role == "fetch" and not step.startswith("previous "):
+            counts = {word: manifest.metrics.get(word, 0) for word in ("new", "changed", "unchanged", "gone")}
             rows.append({"source": step.split(" ", 1)[1], **counts})
     create_table_artifact(rows, key=f"{name}-refresh", description="What changed since the last snapshot")
 
@@ -71,6 +75,14 @@ def _show_lineage(store: Store, name: str, published: Manifest) -> None:
         key=f"{name}-lineage",
         description="Every artifact behind the model, back to its sources",
     )
+
+
+SHOWS: Mapping[str, Callable[[Store, str, Manifest], None]] = {
+    "split": _show_funnel,
+    "model": _show_training,
+    "evaluation": _show_evaluation,
+    "published": _show_lineage,
+}
 
 
 def mermaid(nodes: list[Manifest]) -> str:

@@ -9,8 +9,11 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
+from tasks.showing import show
+
 UI_EVERY_SECONDS = 2.0
 LOG_EVERY_SECONDS = 10.0
+QUIET_SECONDS = 60.0  # after a report that could not be shown
 
 
 class ProgressBar:
@@ -39,14 +42,16 @@ class ProgressBar:
             get_run_logger().info("%s %.0f %% %s", self.name, percent, text)
 
     def _show(self, percent: float, text: str | None) -> None:
-        try:
-            if self._artifact is None:
-                made = create_progress_artifact(progress=percent, key=self._key(), description=text)
-                self._artifact = cast(UUID, made)  # awaitable only in asynchronous code
-            else:
-                update_progress_artifact(self._artifact, progress=percent, description=text)
-        except Exception as error:  # days of training must not end because the server restarts
-            get_run_logger().warning("%s: the progress bar cannot be shown: %s", self.name, error)
+        if show(self.name, lambda: self._draw(percent, text)) is None:
+            self._shown = time.monotonic() + QUIET_SECONDS
+
+    def _draw(self, percent: float, text: str | None) -> UUID:
+        if self._artifact is None:
+            made = create_progress_artifact(progress=percent, key=self._key(), description=text)
+            self._artifact = cast(UUID, made)  # awaitable only in asynchronous code
+        else:
+            update_progress_artifact(self._artifact, progress=percent, description=text)
+        return self._artifact
 
     def _key(self) -> str:
         return "progress-" + "".join(letter if letter.isalnum() else "-" for letter in self.name.lower())

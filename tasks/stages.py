@@ -86,7 +86,7 @@ class Executor:
         memos = None
         if step.stage.kind == "per_shard" and (force or runner.find(self.store, recipe) is None):
             memos = self._run_shards(recipe, force)
-        state = stage.with_options(name=step.name)(
+        state = stage.with_options(name=step.name, timeout_seconds=self.execution.timeout_seconds)(
             self.store.uri, quote(step), quote(done), quote(memos), force, return_state=True
         )
         ref = state.result()

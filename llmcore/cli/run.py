@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import entry_points
 from typing import Annotated, Any
 
@@ -12,6 +13,13 @@ from llmcore.cli.output import print_json, print_table
 from llmcore.errors import UsageError
 
 commands = typer.Typer()
+
+# read by the flows' libraries when they are first imported; what a user has set stays
+ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",  # no library tells its maker of this run
+    # torch's threads: on a busy machine their default, to wait for each other for long, costs most of the time
+    "GOMP_SPINCOUNT": "100000",
+}
 
 UntilOption = Annotated[str | None, typer.Option(help="stop after this stage")]
 ForceOption = Annotated[list[str] | None, typer.Option(help="run this stage again although its artifact exists")]
@@ -87,6 +95,8 @@ def release(config: ConfigArgument = None, resume: ResumeOption = None, store: S
 
 
 def _flow(name: str) -> Any:
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     found = {point.name: point for point in entry_points(group="llmcore.flows")}
     if name not in found:
         raise UsageError(f"no flow {name!r} is installed under llmcore.flows; reinstall llmcore with its flows")

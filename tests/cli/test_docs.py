@@ -15,13 +15,21 @@ from llmcore.planning.reference import configuration_tables
 from tests.small import small_config
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # where each command is run for real, beside the check of its words below
 COVERED = {
     "make quickstart": "test_quickstart, with a smaller model",
     "make test": "this very run",
+    "make check": "a part of make test",
+    "make fast": "a part of make test",
+    "make hooks": "test_habits",
+    "LLMCORE_NEW_GOLDEN=1 .venv/bin/python -m pytest": "test_contributing",
     "llmcore run": "test_cli",
+    "llmcore dataset": "test_making",
+    "llmcore refresh": "test_making",
+    "llmcore pretrain": "test_making",
+    "llmcore release": "test_making",
     "llmcore plan": "test_cli",
     "llmcore config": "test_cli",
     "llmcore lineage": "test_cli",

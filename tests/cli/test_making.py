@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from llmcore.artifacts.manifest import manifests
 from llmcore.artifacts.store import open_store
 from llmcore.planning.heads import dataset_ref
+from tests.prefect_server import running, wait_for
 from tests.small import small_config
 
 pytestmark = pytest.mark.slow
@@ -54,3 +57,21 @@ def test_each_command_ends_in_a_line_that_names_what_it_made(tmp_path: Path, pre
     name, folder, *_ = last_line("release", config, env=prefect_server).split()
     assert name == "model" and (Path(folder) / "model.safetensors").exists()
     assert len(list(manifests(store, "train"))) == 1, "release finds the model that pretrain trained"
+
+
+def test_a_dataset_is_refreshed_by_one_at_a_time_and_a_killed_one_is_out_of_the_way(
+    tmp_path: Path, prefect_server: dict[str, str]
+) -> None:
+    config = str(small_config(tmp_path))
+    last_line("dataset", config, env=prefect_server)
+    command = [sys.executable, "-m", "llmcore.cli", "refresh", config]
+    with running(command, tmp_path / "first.log", prefect_server) as first:
+        wait_for(lambda: any(tmp_path.glob("store/runs/dataset-small/lease/*")), "the first refresh's lock")
+        os.kill(first.pid, signal.SIGSTOP)
+        second = call("refresh", config, env=prefect_server)
+        assert second.returncode == 1
+        assert f"llmcore: dataset 'small' is being refreshed by process {first.pid} on " in second.stderr
+        assert "Traceback" not in second.stderr
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        assert last_line("refresh", config, env=prefect_server).startswith("dataset ")
