@@ -166,7 +166,7 @@ class S3Backend:
 
     def local(self, name: str, fresh: bool = False) -> Path | None:
         key = self.prefix + name
-        kept = None if fresh else self.cache.find(key)
+        kept = self.cache.find(key) if name.startswith("blobs/") and not fresh else None
         if kept is not None:
             return kept
 

@@ -112,10 +112,10 @@ def _hold_once(scratch: Path, held: Path) -> tuple[dict[str, Path], bool]:
     """The links, and whether a checkpoint was left out because it was rotated away under us."""
     names = [name for name in _names(scratch) if not any(part.startswith(".") for part in name.parts)]
     # a marker comes into being after the files it names and goes before them: who links it first can tell their loss
-    markers = {name for name in names if len(name.parts) == 1 and name.suffix == ".json"}
+    markers = {name for name in names if name.suffix == ".json"}
     found = [name for name in sorted(names, key=lambda name: name not in markers) if _link(scratch, held, name)]
     files = {str(name): held / name for name in found}
-    whole = [name for name in found if name not in markers or _named_by(held / name) <= files.keys()]
+    whole = [name for name in found if name not in markers or _named_by(held, name) <= files.keys()]
     return {str(name): held / name for name in whole}, not markers.issubset(whole)
 
 
@@ -141,14 +141,14 @@ def _link(scratch: Path, held: Path, name: PurePosixPath) -> bool:
     return True
 
 
-def _named_by(marker: Path) -> set[str]:
-    """The files of the checkpoint that a marker is for: `<marker's stem>/<name>` for each name under "files"."""
+def _named_by(held: Path, marker: PurePosixPath) -> set[str]:
+    """The files of the checkpoint that a marker is for: those under "files", in the folder beside it of its stem."""
     try:
-        content = json.loads(marker.read_bytes())
+        content = json.loads((held / marker).read_bytes())
     except ValueError:
         return set()
     files = content.get("files") if isinstance(content, dict) else None
-    return {f"{marker.stem}/{name}" for name in files} if isinstance(files, dict) else set()
+    return {str(marker.with_suffix("") / name) for name in files} if isinstance(files, dict) else set()
 
 
 def scratch_files(store: Store, key: str) -> dict[str, str]:

@@ -17,9 +17,12 @@ from llmcore.artifacts.scratch import drop_scratch, open_scratch, save_scratch
 from llmcore.artifacts.store import Store, open_store
 from llmcore.errors import LlmcoreError
 from llmcore.training import checkpoint
+from llmcore.training.marker import FOLDER
 from tests import s3_server
 from tests.delaying_proxy import Proxy, proxy
 from tests.prefect_server import wait_for
+
+RECIPE = {"layers": 1}
 
 
 @pytest.fixture
@@ -50,7 +53,13 @@ def content(folder: Path) -> dict[str, bytes]:
 def train_to(folder: Path, step: int, size: int = 1000) -> None:
     tensors = {"a": torch.full((size,), float(step))}
     history = [{"step": step, "tokens": 1, "loss": 1.0, "learning_rate": 0.1, "grad_norm": 1.0}]
-    checkpoint.save(folder, checkpoint.Checkpoint(step, tensors, tensors, history), "recipe")
+    checkpoint.save(folder / FOLDER, checkpoint.Checkpoint(step, tensors, tensors, history), RECIPE)
+
+
+def latest(folder: Path) -> int:
+    found = checkpoint.latest(folder / FOLDER, RECIPE)
+    assert found is not None
+    return found.step
 
 
 def test_scratch_comes_back_as_it_was_left(store: Store, tmp_path: Path) -> None:
@@ -64,8 +73,7 @@ def test_scratch_comes_back_as_it_was_left(store: Store, tmp_path: Path) -> None
     save_scratch(store, "k", mine)
     theirs = opened(store, tmp_path)
     assert content(theirs) == content(mine)
-    found = checkpoint.latest(theirs, "recipe")
-    assert found is not None and found.step == 3
+    assert latest(theirs) == 3
     drop_scratch(store, "k")
     assert content(opened(store, tmp_path)) == {}
     assert [entry for entry in store.backend.entries("runs/") if "probe" not in entry.name] == []
@@ -90,14 +98,15 @@ def test_half_written_checkpoints_and_files_stay_behind(remote: Store, tmp_path:
     mine = opened(remote, tmp_path)
     train_to(mine, 1)
     whole = content(mine)
-    shutil.copytree(mine / "step-00000001", mine / ".step-00000002")
+    saved = mine / FOLDER
+    shutil.copytree(saved / "step-00000001", saved / ".step-00000002")
     (mine / ".status.json.123").write_text("half")
-    shutil.copytree(mine / "step-00000001", mine / "step-00000003")
-    (mine / "step-00000003" / "optimizer.safetensors").unlink()  # as a rotation leaves it that is at work
-    shutil.copy(mine / "step-00000001.json", mine / "step-00000003.json")
+    shutil.copytree(saved / "step-00000001", saved / "step-00000003")
+    (saved / "step-00000003" / "optimizer.safetensors").unlink()  # as a rotation leaves it that is at work
+    shutil.copy(saved / "step-00000001.json", saved / "step-00000003.json")
     save_scratch(remote, "k", mine)
     theirs = content(opened(remote, tmp_path))
-    assert {name: data for name, data in theirs.items() if not name.startswith("step-00000003/")} == whole
+    assert {name: data for name, data in theirs.items() if not name.startswith(f"{FOLDER}/step-00000003/")} == whole
 
 
 def test_a_copy_finishes_whole_under_rotation(remote: Store, between: Proxy, tmp_path: Path) -> None:
@@ -121,9 +130,9 @@ def test_a_copy_finishes_whole_under_rotation(remote: Store, between: Proxy, tmp
         for copies in range(4):
             wait_for(lambda behind=2 * copies: len(done) > behind + 1, "the next checkpoints")
             save_scratch(remote, "k", mine)
-            found = checkpoint.latest(opened(remote, tmp_path), "recipe")
-            assert found is not None and found.step > last
-            last = found.step
+            found = latest(opened(remote, tmp_path))
+            assert found > last
+            last = found
         assert len(done) > 4 * checkpoint.KEPT, "the trainer was too slow to rotate anything away"
     finally:
         ended.set()

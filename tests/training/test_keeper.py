@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmcore.artifacts import runner
+from llmcore.artifacts.scratch import scratch_files
 from llmcore.artifacts.store import Store, open_store
 from llmcore.errors import LlmcoreError
 from llmcore.training import keeper, stage
@@ -115,8 +116,8 @@ def test_a_store_that_is_away_for_a_while_does_not_end_a_training(
 
     def noted(run: runner.StoreRun) -> None:
         copy(run)
-        there = far_store.backend.entries(f"runs/{recipe.key}/scratch/checkpoints/")
-        taken.append({entry.name for entry in there if entry.name.endswith(".json")})
+        there = scratch_files(far_store, recipe.key)
+        taken.append({name for name in there if name.startswith("checkpoints/") and name.endswith(".json")})
         outage.copied = any(taken)
 
     monkeypatch.setattr(runner.StoreRun, "keep_scratch", noted)
