@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -30,6 +31,9 @@ from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.schema import DROPPED_SCHEMA, detail_json, dropped
 from llmcore.selection.dedup import address_hashes
 from llmcore.sources.collect import flat
+
+if TYPE_CHECKING:
+    from llmcore.selection.words import U64
 
 Kind = Literal["crawl", "warc", "parquet", "jsonl", "text", "html"]
 
@@ -162,17 +166,28 @@ def _reached(
     documents: Files, decisions: Files, shards: list[str], contested: pl.DataFrame, gone: Gone, touched: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Of the documents that touched ones stand through: those that reached the split; those that others need too."""
+    from llmcore.selection.words import string_hashes
+
     wanted = touched.select(id="stands").unique()
-    kept = set(documents.names("kept/"))
-    reached, held = [wanted.head(0)], [wanted.head(0)]
     if not touched.height:
-        return reached[0], held[0]
+        return wanted, wanted
+    kept, hashes = set(documents.names("kept/")), np.sort(string_hashes(wanted["id"]))
+    reached, held = [wanted.head(0)], [wanted.head(0)]
     for shard, rows in zip(shards, _occurrences(decisions, shards, contested, gone), strict=True):
-        held.append(rows.filter(~pl.col("touched")).select(id="stands").join(wanted, on="id", how="semi"))
-        if f"kept/{shard}" in kept and rows.join(wanted, on="id", how="semi").height:
+        held.append(_among(rows.filter(~pl.col("touched")).select(id="stands"), hashes))
+        if f"kept/{shard}" in kept and _among(rows.select("id"), hashes).height:
             split = pl.read_parquet(documents.path(f"kept/{shard}"), columns=["id"])
-            reached.append(split.join(wanted, on="id", how="semi"))
-    return pl.concat(reached), pl.concat(held)
+            reached.append(_among(split, hashes))
+    return pl.concat(reached).join(wanted, on="id", how="semi"), pl.concat(held).join(wanted, on="id", how="semi")
+
+
+def _among(ids: pl.DataFrame, hashes: U64) -> pl.DataFrame:
+    """The ids whose hashes are among these, which are sorted: quick for every shard, exact but for colliding hashes."""
+    from llmcore.selection.words import string_hashes
+
+    found = string_hashes(ids["id"])
+    places = np.searchsorted(hashes, found)
+    return ids.filter(hashes[np.minimum(places, len(hashes) - 1)] == found)
 
 
 def _leaving(reached: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
