@@ -128,16 +128,16 @@ def _generation(name: str) -> str:
     return generation_name(generation_of(name) or 0)
 
 
-def _left(names: Sequence[str], history: Files) -> pl.Series:
+def _left(names: Sequence[str], history: Files) -> pl.DataFrame:
     """The ids of documents that no longer stand."""
     tables = [pl.read_parquet(history.path(name), columns=["id"]) for name in names]
-    return pl.concat([DROPPED_SCHEMA.to_frame().select("id"), *tables])["id"]
+    return pl.concat([DROPPED_SCHEMA.to_frame().select("id"), *tables])
 
 
-def _trained(name: str, history: Files, gone: pl.Series) -> pl.LazyFrame:
+def _trained(name: str, history: Files, gone: pl.DataFrame) -> pl.LazyFrame:
     """The documents of one shard that are trained on."""
     rows = pl.scan_parquet(history.path(name)).filter(pl.col("split") == "train")
-    return rows.filter(~pl.col("id").is_in(gone.implode())) if len(gone) else rows
+    return rows.join(gone.lazy(), on="id", how="anti") if gone.height else rows
 
 
 def _under(names: Sequence[str], step: str, folder: str) -> list[str]:
@@ -219,7 +219,7 @@ def _by_licence(shards: Iterable[pl.LazyFrame]) -> pl.DataFrame:
 
 
 def _sources(
-    ingested: Sequence[str], chosen: Sequence[str], history: Files, gone: pl.Series
+    ingested: Sequence[str], chosen: Sequence[str], history: Files, gone: pl.DataFrame
 ) -> tuple[dict[str, Any], ...]:
     trained = _by_licence(_trained(name, history, gone) for name in chosen)
     table = _by_licence(pl.scan_parquet(history.path(name)) for name in ingested).join(
@@ -234,7 +234,7 @@ def _sources(
     )
 
 
-def _domains(names: Sequence[str], history: Files, gone: pl.Series) -> tuple[dict[str, Any], ...]:
+def _domains(names: Sequence[str], history: Files, gone: pl.DataFrame) -> tuple[dict[str, Any], ...]:
     domain = pl.col("url").str.extract(r"^https?://([^/?#]+)").alias("domain")
     parts = [
         _trained(name, history, gone)
@@ -252,7 +252,7 @@ def _domains(names: Sequence[str], history: Files, gone: pl.Series) -> tuple[dic
     return tuple(largest.to_dicts())
 
 
-def _languages(names: Sequence[str], history: Files, gone: pl.Series) -> tuple[str, ...]:
+def _languages(names: Sequence[str], history: Files, gone: pl.DataFrame) -> tuple[str, ...]:
     parts = [_trained(name, history, gone).group_by("lang").len().collect() for name in names]
     if not parts:
         return ()
@@ -260,11 +260,12 @@ def _languages(names: Sequence[str], history: Files, gone: pl.Series) -> tuple[s
     return tuple(table.sort("len", "lang", descending=[True, False])["lang"])
 
 
-def _splits(names: Mapping[str, Sequence[str]], history: Files, gone: pl.Series) -> tuple[dict[str, Any], ...]:
+def _splits(names: Mapping[str, Sequence[str]], history: Files, gone: pl.DataFrame) -> tuple[dict[str, Any], ...]:
     sums = pl.len().cast(pl.Int64), *(pl.col(name).cast(pl.Int64).sum() for name in ("n_tokens", "n_bytes"))
     rows = []
     for split, shards in names.items():
-        stands = [pl.scan_parquet(history.path(name)).filter(~pl.col("id").is_in(gone.implode())) for name in shards]
+        scans = [pl.scan_parquet(history.path(name)) for name in shards]
+        stands = [scan.join(gone.lazy(), on="id", how="anti") if gone.height else scan for scan in scans]
         parts = [shard.select(sums).collect().row(0) for shard in stands]
         documents, tokens, size = (sum(column) for column in zip(*parts, strict=True)) if parts else (0, 0, 0)
         rows.append({"split": split, "documents": documents, "tokens": tokens, "bytes": size})

@@ -128,7 +128,7 @@ def _load(files: Files, load: Any) -> Any:
         return load(Path(folder))
 
 
-def _draw(documents: Files, tokens: Files, split: str, most: int, gone: pl.Series) -> pl.DataFrame:
+def _draw(documents: Files, tokens: Files, split: str, most: int, gone: pl.DataFrame) -> pl.DataFrame:
     """A split's documents (id, source, tokens, n_tokens, n_bytes, text), as many as `most` bytes of text hold and at
     least one, in the order of their ids, which are hashes: a fair draw, the same in each run. One shard at a time.
 
@@ -137,7 +137,7 @@ def _draw(documents: Files, tokens: Files, split: str, most: int, gone: pl.Serie
     empty = pl.DataFrame(schema={"id": pl.String, "n_bytes": pl.Int64, "shard": pl.UInt32})
     sizes = (
         pl.read_parquet(tokens.path(name), columns=["id", "n_bytes"])
-        .filter(~pl.col("id").is_in(gone.implode()))
+        .join(gone, on="id", how="anti", maintain_order="left")
         .with_columns(shard=pl.lit(number, pl.UInt32))
         for number, name in enumerate(names)
     )

@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -30,6 +31,9 @@ from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.schema import DROPPED_SCHEMA, detail_json, dropped
 from llmcore.selection.dedup import address_hashes
 from llmcore.sources.collect import flat
+
+if TYPE_CHECKING:
+    from llmcore.selection.words import U64
 
 Kind = Literal["crawl", "warc", "parquet", "jsonl", "text", "html"]
 
@@ -76,7 +80,7 @@ def versions(inputs: Mapping[str, Files], params: VersionsParams, run: Run) -> d
     run.progress(2, 4, "copies")
     reached, held = _reached(inputs["documents"], decisions, shards, contested, gone, touched)
     run.progress(3, 4, "standing")
-    leaving = _leaving(touched.filter(pl.col("stands").is_in(reached.implode())), held)
+    leaving = _leaving(touched.join(reached, left_on="stands", right_on="id", how="semi").sort("order"), held)
     (run.out / "dropped").mkdir()
     for generation in sorted({generation_of(shard) or 0 for shard in shards}):
         part = leaving.filter(pl.col("home") == generation)
@@ -86,10 +90,10 @@ def versions(inputs: Mapping[str, Files], params: VersionsParams, run: Run) -> d
     return {"dropped": leaving.height, "superseded": reasons.get("superseded", 0), "gone": reasons.get("gone", 0)}
 
 
-def left(files: Files | None) -> pl.Series:
-    """The ids of the documents that left, from a `versions` artifact's dropped/."""
+def left(files: Files | None) -> pl.DataFrame:
+    """The ids of the documents that left (column id), from a `versions` artifact's dropped/."""
     tables = [pl.read_parquet(files.path(name), columns=["id"]) for name in files.names("dropped/")] if files else []
-    return pl.concat([_nothing().select("id"), *tables])["id"]
+    return pl.concat([_nothing().select("id"), *tables])
 
 
 _EMPTY = pl.DataFrame(
@@ -160,22 +164,33 @@ def _occurrences(decisions: Files, shards: list[str], contested: pl.DataFrame, g
 
 def _reached(
     documents: Files, decisions: Files, shards: list[str], contested: pl.DataFrame, gone: Gone, touched: pl.DataFrame
-) -> tuple[pl.Series, pl.Series]:
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Of the documents that touched ones stand through: those that reached the split; those that others need too."""
-    wanted = touched["stands"].unique().implode()
-    kept = set(documents.names("kept/"))
-    reached, held = [touched["id"].head(0)], [touched["id"].head(0)]
+    from llmcore.selection.words import string_hashes
+
+    wanted = touched.select(id="stands").unique()
     if not touched.height:
-        return reached[0], held[0]
+        return wanted, wanted
+    kept, hashes = set(documents.names("kept/")), np.sort(string_hashes(wanted["id"]))
+    reached, held = [wanted.head(0)], [wanted.head(0)]
     for shard, rows in zip(shards, _occurrences(decisions, shards, contested, gone), strict=True):
-        held.append(rows.filter(~pl.col("touched") & pl.col("stands").is_in(wanted))["stands"])
-        if f"kept/{shard}" in kept and rows.select(pl.col("id").is_in(wanted).any()).item():
-            split = pl.scan_parquet(documents.path(f"kept/{shard}")).select("id")
-            reached.append(split.filter(pl.col("id").is_in(wanted)).collect()["id"])
-    return pl.concat(reached), pl.concat(held).unique()
+        held.append(_among(rows.filter(~pl.col("touched")).select(id="stands"), hashes))
+        if f"kept/{shard}" in kept and _among(rows.select("id"), hashes).height:
+            split = pl.read_parquet(documents.path(f"kept/{shard}"), columns=["id"])
+            reached.append(_among(split, hashes))
+    return pl.concat(reached).join(wanted, on="id", how="semi"), pl.concat(held).join(wanted, on="id", how="semi")
 
 
-def _leaving(reached: pl.DataFrame, held: pl.Series) -> pl.DataFrame:
+def _among(ids: pl.DataFrame, hashes: U64) -> pl.DataFrame:
+    """The ids whose hashes are among these, which are sorted: quick for every shard, exact but for colliding hashes."""
+    from llmcore.selection.words import string_hashes
+
+    found = string_hashes(ids["id"])
+    places = np.searchsorted(hashes, found)
+    return ids.filter(hashes[np.minimum(places, len(hashes) - 1)] == found)
+
+
+def _leaving(reached: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
     """The documents that nothing current stands through: id, home (generation of its shard), reason, detail.
 
     reached: touched documents, in order, that reached the split, themselves or by the one kept for them.
@@ -188,8 +203,8 @@ def _leaving(reached: pl.DataFrame, held: pl.Series) -> pl.DataFrame:
         home=pl.col("generation").min().over("id"),  # a document that came again is kept where it came first
     )
     current = judged.filter(~pl.col("outdated") & pl.col("gone").is_null())
-    stays = pl.concat([current["stands"], held]).unique()
-    leaving = judged.filter(pl.col("id") == pl.col("stands"), ~pl.col("id").is_in(stays.implode()))
+    stays = pl.concat([current.select(id="stands"), held])
+    leaving = judged.filter(pl.col("id") == pl.col("stands")).join(stays, on="id", how="anti").sort("order")
     leaving = leaving.unique("id", keep="last", maintain_order=True)
     by = pl.col("by").is_not_null()
     superseded = detail_json(superseded_by=pl.col("by"), generation=_named("by_generation"))

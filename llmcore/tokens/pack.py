@@ -62,7 +62,7 @@ def pack(inputs: Mapping[str, Files], params: PackParams, run: Run) -> dict[str,
             part = plan_windows(generation, params.window, params.min_fill).with_columns(pl.col("window") + windows)
             windows = int(part["window"][-1]) + 1 if part.height else windows
             plan.vstack(part, in_place=True)
-            leaving = int(generation["id"].is_in(gone.implode()).sum())
+            leaving = generation.join(gone, on="id", how="semi").height
             read, dropped = read + generation.height - leaving, dropped + leaving
         plan, windows = without(plan, gone)
         plan.write_parquet(run.out / f"plan/{split}.parquet", compression="zstd", row_group_size=1 << 16)
@@ -79,13 +79,13 @@ def pack(inputs: Mapping[str, Files], params: PackParams, run: Run) -> dict[str,
     return facts | documents | {"dropped": dropped}
 
 
-def without(plan: pl.DataFrame, gone: pl.Series) -> tuple[pl.DataFrame, int]:
+def without(plan: pl.DataFrame, gone: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """(the plan without these documents, its number of windows).
 
     Pieces that stay keep window and slot, but for the last windows: they take the numbers of those that are left empty,
     so that the numbers are 0, 1, 2, … again.
     """
-    stays = plan.filter(~pl.col("id").is_in(gone.implode()))
+    stays = plan.join(gone, on="id", how="anti", maintain_order="left")
     numbers = stays["window"].unique().sort()
     empty = np.setdiff1d(np.arange(len(numbers)), numbers.to_numpy())
     if not len(empty):

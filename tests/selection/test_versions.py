@@ -157,7 +157,7 @@ class TestOneChange:
         outcome = history.decide()
         assert outcome.dropped == {} and outcome.metrics == {"dropped": 0, "superseded": 0, "gone": 0}
         assert LocalFiles(outcome.root / "versions/out").names() == ["dropped/g000.parquet"]
-        assert left(LocalFiles(outcome.root / "versions/out")).to_list() == []
+        assert left(LocalFiles(outcome.root / "versions/out"))["id"].to_list() == []
 
     def test_an_edit_replaces_what_was_edited_in_its_own_split(self, history: History) -> None:
         history.refresh({"a": EDITED, "x": OTHER})
@@ -301,7 +301,7 @@ def rows_of_files(root: Path, generations: Sequence[Mapping[str, Sequence[str]]]
     inputs = {"documents": Under(root, "kept/"), "decisions": LocalFiles(resolved.out)}
     versions({**inputs, "collected": Under(root, "collect s/")}, VersionsParams(gone={"s": "jsonl"}), run)
     kept = LocalFiles(resolved.out).table("decisions/").filter("keep")["id"]
-    return set(kept) - set(left(LocalFiles(run.out)))
+    return set(kept) - set(left(LocalFiles(run.out))["id"])
 
 
 @dataclass
@@ -349,7 +349,7 @@ def test_a_page_that_a_recrawl_finds_gone_leaves_until_it_comes_back(tmp_path: P
         run = LocalRun(root / "run")
         fetches = {"fetches": Under(root, "crawl s/")}
         versions({**inputs, **fetches}, VersionsParams(gone={"s": "crawl"}), run)
-        return left(LocalFiles(run.out)).to_list()
+        return left(LocalFiles(run.out))["id"].to_list()
 
     assert left_after("fetched", "unchanged") == left_after("fetched", "failed") == []
     assert left_after("fetched", "gone") == left_after("fetched", "gone", "failed") == [identity(url, A)]
