@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -20,9 +19,15 @@ from typing import Any
 from llmcore.artifacts.digests import data_digest
 from llmcore.artifacts.keys import key_of
 
-# a string that is the name of a module, or of a function in one: how processes are started and modules loaded by name
-NAMED_MODULE = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+)(?::\w+)?")
-NAMED_FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
+# Regular expressions, because parsing all modules takes a fifth of a second, which `plan` does not have. What they see
+# too much (a name quoted in a comment) costs nothing; that they see all that a parser sees is tested.
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(?P<dots>\.*)(?P<origin>[\w.]*)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n]+)"
+    r"|import[ \t]+(?P<modules>[^\n]+))",
+    re.MULTILINE,
+)
+# a string that names a module, a function in one or a file: how processes are started and modules loaded by name
+QUOTED = re.compile(r"""(["'])([\w./-]+)(?::\w+)?\1""")
 
 
 def code_digest(*modules: str) -> str:
@@ -61,22 +66,19 @@ class _Code:
 def _read(name: str, path: Path, modified: int, size: int) -> _Code:
     """modified, size: so that what is edited is read again."""
     source = path.read_bytes()
+    text = source.decode("utf-8", "replace")
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     mentions = {package}
-    beside = _data_beside(path.parent)
-    files = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            mentions |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            around = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
-            origin = ".".join([*around, *([node.module] if node.module else [])])
-            mentions |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if found := NAMED_MODULE.fullmatch(node.value):
-                mentions.add(found[1])
-            if beside and NAMED_FILE.fullmatch(node.value) and node.value.split("/", 1)[0] in beside:
-                files.add(path.parent / node.value.split("/", 1)[0])
+    for found in IMPORT.finditer(text):
+        if found["modules"] is not None:
+            mentions |= set(re.findall(r"[\w.]+", found["modules"]))
+            continue
+        around = package.split(".")[: package.count(".") + 2 - len(found["dots"])] if found["dots"] else []
+        origin = ".".join([*around, *([found["origin"]] if found["origin"] else [])])
+        mentions |= {origin, *(f"{origin}.{one}" for one in re.findall(r"\w+", found["names"]))}
+    quoted = {found[2] for found in QUOTED.finditer(text)}
+    mentions |= {one for one in quoted if "." in one and "/" not in one}
+    files = {path.parent / one.split("/", 1)[0] for one in quoted if one.split("/", 1)[0] in _data_beside(path.parent)}
     around_each = {mention.rsplit(".", cut)[0] for mention in mentions for cut in range(mention.count(".") + 1)}
     return _Code(hashlib.sha256(source).hexdigest(), frozenset(around_each - {name, ""}), tuple(sorted(files)))
 
@@ -85,21 +87,26 @@ def _read(name: str, path: Path, modified: int, size: int) -> _Code:
 def _source(name: str) -> Path | None:
     """Where a module's source lies. Only the package at its top is looked up: a look-up below it would import it."""
     top, *rest = name.split(".")
-    folder = _top(top)
-    if folder is None:
-        return None
-    path = folder.joinpath(*rest)
-    candidates = (path / "__init__.py", path.with_name(f"{path.name}.py")) if rest else (path / "__init__.py",)
+    found = _top(top)
+    if found is None or found.suffix == ".py":
+        return found if not rest else None
+    path = found.joinpath(*rest)
+    candidates = [path / "__init__.py", *([path.with_name(f"{path.name}.py")] if rest else [])]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 @lru_cache(maxsize=256)
-def _top(package: str) -> Path | None:
+def _top(name: str) -> Path | None:
+    """The folder of a top-level package, or the file of a module that lies in none."""
     try:
-        spec = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
-    return Path(spec.origin).parent if spec and spec.origin and spec.origin.endswith("__init__.py") else None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
 
 @lru_cache(maxsize=256)

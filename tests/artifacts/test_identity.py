@@ -5,8 +5,10 @@ The library is copied, a file in the copy is changed, and a process that uses th
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import llmcore
+from llmcore.artifacts import provenance
 
 ASK = """
 import json
@@ -109,6 +112,42 @@ def test_other_code_is_another_code_digest_of_the_stages_that_run_it(
 
     found = changed(copy, name, ask_again)
     assert some <= found and not found & none
+
+
+def test_every_import_and_every_module_named_in_a_string_is_seen() -> None:
+    """What a parser sees, the regular expressions of `provenance` see too, in every module there is."""
+    folder = Path(llmcore.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        name = ".".join(path.relative_to(folder.parent).with_suffix("").parts).removesuffix(".__init__")
+        seen = provenance._read(name, path, 0, 0).mentions
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            wanted: list[str] = []
+            if isinstance(node, ast.Import):
+                wanted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                wanted = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Constant) and re.fullmatch(r"llmcore(\.\w+)+(:\w+)?", str(node.value)):
+                wanted = [str(node.value).partition(":")[0]]
+            assert {one for one in wanted if one != name} <= seen, f"{path}: {wanted}"
+
+
+def test_code_outside_the_library_counts_as_far_as_it_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "plain_filter.py").write_text("from llmcore.schema import dropped\n")
+    package = tmp_path / "own_filters"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "one.py").write_text("from . import two\nfrom .table import rows\nPLACE = 'words.txt'\n")
+    for name in ("two.py", "table.py", "words.txt"):
+        (package / name).write_text("rows = 1\n")
+    seen = {provenance.code_digest("own_filters.one"), provenance.code_digest("plain_filter")}
+    for name in ("plain_filter.py", "own_filters/one.py", "own_filters/two.py", "own_filters/table.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "# changed\n")
+        seen |= {provenance.code_digest("own_filters.one"), provenance.code_digest("plain_filter")}
+    assert len(seen) == 2 + 4
+    assert provenance.code_digest("own_filters.one", "plain_filter") not in seen
 
 
 def test_pii_is_decided_by_the_data_of_the_entities_that_are_asked_for(copy: Path) -> None:
