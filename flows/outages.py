@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from prefect.logging import get_run_logger
+from prefect.task_engine import TaskRunTimeoutError
 
-from llmcore.errors import OutageError
+from llmcore.errors import LlmcoreError, OutageError
 from llmcore.planning.config import Execution
 
 T = TypeVar("T")
@@ -34,4 +35,9 @@ def outlast(execution: Execution, what: str, work: Callable[[], T]) -> T:
             get_run_logger().warning(
                 "%s: %s; trying again in %.0f s (%d of %d)", what, error, pause, attempt, execution.retries
             )
+        except TaskRunTimeoutError as error:
+            limit = execution.timeout_seconds
+            raise LlmcoreError(
+                f"{what}: not done within execution.timeout_seconds ({limit:g}); raise it and run again"
+            ) from error
         time.sleep(pause)

@@ -32,7 +32,7 @@ def pipeline(
     """
     store = open_store(config.store)
     with roots.run(store) as root:
-        chain, head = chain_on_head(store, config, reset_head)
+        chain, head = chain_on_head(store, config, reset_head, resume)
         done = run_chain(chain, config, root, until, force)
         remember_dataset(store, config.name, done, head, reset_head)
         remember_model(store, config.name, done)
@@ -44,7 +44,7 @@ def run(
 ) -> None:
     """What `llmcore run` calls."""
     given = {"force": force, "reset_head": reset_head, "resume": resume}
-    made = start(pipeline, lambda store: chain_on_head(store, config, reset_head)[0], config, until, **given)
+    made = start(pipeline, lambda store: chain_on_head(store, config, reset_head, resume)[0], config, until, **given)
     if until is None:
         say_model(made)
     else:

@@ -26,11 +26,11 @@ def pretrain(
     """
     store = open_store(config.store)
     with roots.run(store) as root:
-        chain, _ = chain_of_head(store, config)
+        chain, _ = chain_of_head(store, config, resume)
         return run_chain(chain, config, root, until=step_with(chain, "evaluation"))
 
 
 def run(config: PipelineConfig, resume: str | None) -> None:
     """What `llmcore pretrain` calls."""
-    made = start(pretrain, lambda store: chain_of_head(store, config)[0], config, resume=resume)
+    made = start(pretrain, lambda store: chain_of_head(store, config, resume)[0], config, resume=resume)
     say_evaluation(made)

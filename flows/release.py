@@ -26,7 +26,7 @@ def release(
     """
     store = open_store(config.store)
     with roots.run(store) as root:
-        chain, _ = chain_of_head(store, config)
+        chain, _ = chain_of_head(store, config, resume)
         done = run_chain(chain, config, root)
         remember_model(store, config.name, done)
     return done
@@ -34,5 +34,5 @@ def release(
 
 def run(config: PipelineConfig, resume: str | None) -> None:
     """What `llmcore release` calls."""
-    made = start(release, lambda store: chain_of_head(store, config)[0], config, resume=resume)
+    made = start(release, lambda store: chain_of_head(store, config, resume)[0], config, resume=resume)
     say_model(made)

@@ -24,7 +24,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as ConnectionFault
 from botocore.parsers import ResponseParserError
 
-from llmcore.errors import LlmcoreError, UsageError
+from llmcore.errors import LlmcoreError, OutageError, UnreachableError, UsageError
 
 # for how long a request is tried again before the outage is an error; and the first one of a process, which may as well
 # have been sent to a wrong address
@@ -58,8 +58,8 @@ def code_of(error: ClientError) -> str:
 def answer_to(request: Callable[[], Answer], doing: str, where: str, opening: bool = False) -> Answer:
     """What the request returns, tried again with back-off and jitter while the network or the server fails.
 
-    Raises LlmcoreError after OUTAGE_SECONDS of that; UsageError for what the server refuses and, when `opening` a
-    store, after OPEN_SECONDS. Errors of ours and of the local disk pass through.
+    Raises OutageError after OUTAGE_SECONDS of that, UnreachableError, when `opening` a store, after OPEN_SECONDS;
+    UsageError for what the server refuses. Errors of ours and of the local disk pass through.
     """
     seconds = OPEN_SECONDS if opening else OUTAGE_SECONDS
     until = time.monotonic() + seconds
@@ -74,8 +74,8 @@ def answer_to(request: Callable[[], Answer], doing: str, where: str, opening: bo
             pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0)
             if time.monotonic() + pause > until:
                 if opening:
-                    raise UsageError(f"{text}; check `store` and the AWS_* settings") from error
-                raise LlmcoreError(f"{text}; tried for {seconds:.0f} s; run again") from error
+                    raise UnreachableError(f"{text}; check `store` and the AWS_* settings") from error
+                raise OutageError(f"{text}; tried for {seconds:.0f} s; run again") from error
             logging.getLogger(__name__).warning("%s; trying again", text)
             time.sleep(pause)
     raise AssertionError

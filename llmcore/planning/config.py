@@ -55,7 +55,7 @@ class Execution(Params):
     retries: int = Field(5, ge=0, le=1000, description="of a step, after the store or another server was away")
     retry_seconds: float = Field(10.0, gt=0, le=3600, description="before the first retry; each next pause is twice it")
     timeout_seconds: float | None = Field(
-        None, gt=0, description="of one step at most; none: no limit, for a training may take weeks"
+        None, gt=0, description="for one global step (training, say); none: no limit, for a training may take weeks"
     )
 
 

@@ -19,6 +19,7 @@ from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.planning.chain import Chain, build, fetching
 from llmcore.planning.config import PipelineConfig
+from llmcore.planning.resume import find
 
 FETCH = "fetch"
 
@@ -58,22 +59,30 @@ def existing_head(store: Store, name: str) -> Head:
     return head
 
 
-def chain_on_head(store: Store, config: PipelineConfig, reset: bool = False) -> tuple[Chain, Head]:
+def chain_on_head(
+    store: Store, config: PipelineConfig, reset: bool = False, resume: str | None = None
+) -> tuple[Chain, Head]:
     """The chain of a run over a configuration's sources, going on from the dataset's head (or, with `reset`, not).
 
+    resume: key of another training, from whose checkpoint this one goes on.
     Raises UsageError where it would not go on from the head; see `snapshot_for`.
     """
     head = head_of(store, config.name)
+    checkpoint = find(store, resume) if resume is not None else None
     if reset or not head.fetched:
-        return build(config), head
+        return build(config, resume=checkpoint), head
     pinned = snapshot_for(store, config.name, fetching(config), head)
-    return build(config, snapshot=pinned, generation=head.generations), head
+    return build(config, snapshot=pinned, generation=head.generations, resume=checkpoint), head
 
 
-def chain_of_head(store: Store, config: PipelineConfig) -> tuple[Chain, Head]:
-    """The chain over a dataset as it stands; nothing is fetched. UsageError if there is none."""
+def chain_of_head(store: Store, config: PipelineConfig, resume: str | None = None) -> tuple[Chain, Head]:
+    """The chain over a dataset as it stands; nothing is fetched. UsageError if there is none.
+
+    resume: key of another training, from whose checkpoint this one goes on.
+    """
     head = existing_head(store, config.name)
-    return build(config, snapshot=head.fetched), head
+    checkpoint = find(store, resume) if resume is not None else None
+    return build(config, snapshot=head.fetched, resume=checkpoint), head
 
 
 def chain_behind_head(store: Store, config: PipelineConfig, label: str | None = None) -> tuple[Chain, Head]:

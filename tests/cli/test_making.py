@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,15 @@ from llmcore.planning.heads import dataset_ref
 from tests.prefect_server import running, wait_for
 from tests.small import small_config
 
+# a refresh that goes on for as long as it is let: it holds what a refresh holds
+HOLD = """
+import signal, sys
+from llmcore.artifacts import lease
+from llmcore.artifacts.store import open_store
+held = lease.take(open_store(sys.argv[1]), "dataset-small", lambda: True, print)
+print("held", flush=True)
+signal.pause()
+"""
 pytestmark = pytest.mark.slow
 
 
@@ -64,14 +72,12 @@ def test_a_dataset_is_refreshed_by_one_at_a_time_and_a_killed_one_is_out_of_the_
 ) -> None:
     config = str(small_config(tmp_path))
     last_line("dataset", config, env=prefect_server)
-    command = [sys.executable, "-m", "llmcore.cli", "refresh", config]
-    with running(command, tmp_path / "first.log", prefect_server) as first:
-        wait_for(lambda: any(tmp_path.glob("store/runs/dataset-small/lease/*")), "the first refresh's lock")
-        os.kill(first.pid, signal.SIGSTOP)
-        second = call("refresh", config, env=prefect_server)
-        assert second.returncode == 1
-        assert f"llmcore: dataset 'small' is being refreshed by process {first.pid} on " in second.stderr
-        assert "Traceback" not in second.stderr
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait()
+    with running([sys.executable, "-c", HOLD, f"file://{tmp_path}/store"], tmp_path / "held.log", os.environ) as held:
+        wait_for(lambda: (tmp_path / "held.log").read_text(), "the lock that another refresh holds")
+        refused = call("refresh", config, env=prefect_server)
+        assert refused.returncode == 1
+        assert f"llmcore: dataset 'small' is being refreshed by process {held.pid} on " in refused.stderr
+        assert "Traceback" not in refused.stderr
+        held.kill()
+        held.wait()
         assert last_line("refresh", config, env=prefect_server).startswith("dataset ")
