@@ -247,7 +247,7 @@ def _commit(
             metrics=dict(metrics),
             role=recipe.stage.role,
             listing=_listed(store, outputs) if len(outputs) > INLINE_FILES else None,
-            code=code_digest(recipe.stage.function.partition(":")[0]),
+            code=code_digest(*recipe.stage.modules),
             environment=environment(),
             run=run,
         )

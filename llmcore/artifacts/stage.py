@@ -8,6 +8,7 @@ A stage knows about its data and nothing else: no paths of the store, no caching
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,6 +88,7 @@ class Run(Protocol):
         """A local path of a file in the scratch of another recipe, fetched from the store; None if it is not there."""
 
 
+MODULE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+(?::\w+)?")
 PerShard = Callable[..., ShardResult]  # (documents: pl.DataFrame | Path, params, **side inputs) -> ShardResult
 Globally = Callable[..., Mapping[str, Any]]  # (inputs: Mapping[str, Files], params, run: Run) -> metrics
 
@@ -132,6 +134,12 @@ class Stage:
         """Import the function."""
         function = _imported(self.function)
         return partial(function, **self.constants) if self.constants else function
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Where its code begins: the function's module, and modules that its constants name (a program it starts)."""
+        named = (value for value in self.constants.values() if isinstance(value, str) and MODULE.fullmatch(value))
+        return tuple(value.partition(":")[0] for value in (self.function, *named))
 
     def data_files(self, params: Any) -> Mapping[str, Path]:
         """Name -> file or folder of the data that decides what the stage makes with these parameters."""

@@ -52,7 +52,7 @@ def plan_chain(store: Store, chain: Chain) -> Iterator[PlannedStep]:
             yield PlannedStep(step.name, "run", _why(store, recipe, last_of(store, step.stage.name, step.name)))
             continue
         done[step.name] = found
-        code = code_digest(step.stage.function.partition(":")[0])
+        code = code_digest(*step.stage.modules)
         warning = "" if manifest_of(store, found).code == code else "; code changed since, under the same version"
         yield PlannedStep(step.name, "cached", f"{found.digest[:12]}{warning}")
 

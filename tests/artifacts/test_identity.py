@@ -13,12 +13,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import llmcore
 from llmcore.artifacts import provenance
+from llmcore.training.stage import STAGE
 
 ASK = """
 import json
@@ -31,7 +33,7 @@ config = check({"name": "a", "pii": {"entities": %s}, "sources": [
 steps = build(config).steps.values()
 print(json.dumps([
     {step.stage.name: own_identity(step.stage, step.params).get("data", {}) for step in steps},
-    {step.stage.name: code_digest(step.stage.function.partition(":")[0]) for step in steps},
+    {step.stage.name: code_digest(*step.stage.modules) for step in steps},
 ]))
 """
 ENTITIES = ["EMAIL_ADDRESS", "PHONE_NUMBER"]
@@ -148,6 +150,8 @@ def test_code_outside_the_library_counts_as_far_as_it_is_its_own(
         seen |= {provenance.code_digest("own_filters.one"), provenance.code_digest("plain_filter")}
     assert len(seen) == 2 + 4
     assert provenance.code_digest("own_filters.one", "plain_filter") not in seen
+    other = replace(STAGE, constants={"trainer": "own_filters.one", "text": "no module"})
+    assert other.modules == ("llmcore.training.stage", "own_filters.one")
 
 
 def test_pii_is_decided_by_the_data_of_the_entities_that_are_asked_for(copy: Path) -> None:

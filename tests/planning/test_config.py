@@ -356,7 +356,10 @@ def test_a_source_that_is_not_there_is_named(path: str) -> None:
 
 
 def test_training_parameters_are_whole_without_pydantic() -> None:
-    assert plain_params(TrainParams()) == TypeAdapter(TrainParams).dump_python(TrainParams(), mode="json")
+    dumped = TypeAdapter(TrainParams).dump_python(TrainParams(), mode="json")
+    deciding = plain_params(TrainParams())
+    assert deciding.items() <= dumped.items()
+    assert dumped.keys() - deciding.keys() == {"checkpoint_every", "hang_seconds"}  # these change no byte
 
 
 def test_planning_loads_nothing_heavy() -> None:
