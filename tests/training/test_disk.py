@@ -57,7 +57,7 @@ def test_a_full_disk_costs_no_checkpoint_and_no_bits(
     corpus: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "REPORT_SECONDS", 0.1)
-    params = replace(TINY, steps=1500, width=64, heads=4, checkpoint_every=100)
+    params = replace(TINY, steps=200, width=64, heads=4, checkpoint_every=20, validation_every=0)
     run = FillingRun(small_disk)
     with pytest.raises(LlmcoreError, match=r"^train: no space left (in|for) .*; free some"):
         train(inputs_of(corpus), params, run)
@@ -65,7 +65,7 @@ def test_a_full_disk_costs_no_checkpoint_and_no_bits(
     assert "no checkpoint after step" in said and "the one before stays: no space left in" in said
     assert sorted((run.scratch / "checkpoints").glob("step-*.json"))
     (small_disk / "ballast").unlink()
-    train(inputs_of(corpus), params, run)
+    train(inputs_of(corpus), params, LocalRun(small_disk))
     assert "from step 0" not in (run.scratch / "trainer.log").read_text()
     alone = LocalRun(tmp_path / "alone")
     train(inputs_of(corpus), params, alone)
