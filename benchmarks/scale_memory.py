@@ -196,7 +196,7 @@ class Corpus:
         _module, what = load(stage)
         shard = name_of(0)
         documents = pl.read_parquet(self.folder / "documents/kept" / shard)
-        side: dict[str, Any] = {
+        sides: dict[str, Callable[[], dict[str, Any]]] = {
             "selection.dedup": lambda: {"decisions": decisions(documents)},
             "selection.quality": lambda: {
                 "signals": pl.read_parquet(self.folder / "signals/signals" / shard),
@@ -204,7 +204,8 @@ class Corpus:
             },
             "selection.decontaminate": lambda: {"benchmarks": self.files("benchmarks")},
             "tokens.tokenise": lambda: {"tokenizer": self.files("tokenizer")},
-        }.get(stage, dict)()
+        }
+        side = sides.get(stage, dict)()
         if stage == "selection.split":
             documents = documents.drop("split").with_columns(cluster=pl.col("id"))
         function, params = what.load(), what.params()
