@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.kills import storm
 from llmcore.artifacts.manifest import Manifest, manifests, resolve_ref
 from llmcore.artifacts.store import Store, blob_name, open_store, suffix_of
 from tests.small import small_config
@@ -40,28 +40,20 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, prefect_server: dict[s
     return open_store(f"file://{folder}/store")
 
 
-def test_killed_ten_times_the_model_is_the_same(
-    tmp_path: Path, prefect_server: dict[str, str], undisturbed: Store
+def test_killed_at_any_stage_everything_comes_out_the_same(tmp_path: Path, prefect_server: dict[str, str]) -> None:
+    told = storm(8, 20261121, prefect_server, tmp_path)
+    assert told["kills"] == 8 and told["through"] >= 1
+    assert told["differing"] == []
+
+
+@pytest.mark.nightly
+def test_killed_two_hundred_times_over_every_stage_everything_comes_out_the_same(
+    tmp_path: Path, prefect_server: dict[str, str]
 ) -> None:
-    config, moments = small_config(tmp_path), random.Random(20261121)
-    kills = 0
-    for _ in range(10):
-        process = subprocess.Popen(
-            [*LLMCORE, "run", str(config)], env=prefect_server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            # past the imports, so that the kill lands in the work
-            process.wait(moments.uniform(4.0, 14.0))
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills, "the first run ended before any kill"
-    llmcore("run", str(config), env=prefect_server)
-    store = open_store(f"file://{tmp_path}/store")
-    assert model_of(store).digest == model_of(undisturbed).digest
-    llmcore("verify", "small", "--store", store.uri, env=prefect_server)
+    told = storm(200, 1, prefect_server, tmp_path)
+    assert told["kills"] == 200
+    assert told["differing"] == []
+    assert len(told["by_stage"]) > 20
 
 
 def test_two_runs_at_once_end_well_with_the_same_digests(
