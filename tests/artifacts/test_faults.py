@@ -124,6 +124,25 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_store_intact(
         subprocess.run(["umount", "-l", str(small_disk)], check=False)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a folder read-only needs root")
+def test_a_store_that_cannot_be_written_to_serves_a_run_that_is_all_cached(
+    tmp_path: Path, prefect_server: dict[str, str]
+) -> None:
+    config, store = str(small_config(tmp_path)), str(tmp_path / "store")
+    llmcore("run", config, env=prefect_server)
+    if subprocess.run(["mount", "--bind", store, store], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", store], check=True)
+        done = llmcore("run", config, env=prefect_server)
+        assert done.stdout.strip().splitlines()[-1].startswith("model ")
+        changed = llmcore("run", config, "--force", "pack", env=prefect_server, check=False)
+        assert changed.returncode != 0
+        assert "cannot write" in changed.stderr.strip().splitlines()[-1]
+    finally:
+        subprocess.run(["umount", "-l", store], check=False)
+
+
 def test_lineage_reaches_the_sources(undisturbed: Store, prefect_server: dict[str, str]) -> None:
     done = llmcore("lineage", "small", "--json", "--store", undisturbed.uri, env=prefect_server)
     nodes = json.loads(done.stdout)
