@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills import storm
-from llmcore.artifacts.manifest import Manifest, manifests, resolve_ref
+from llmcore.artifacts.index import resolve_ref
+from llmcore.artifacts.manifest import Manifest, manifests
 from llmcore.artifacts.store import Store, blob_name, open_store, suffix_of
 from tests.small import small_config
 
