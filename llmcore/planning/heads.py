@@ -17,8 +17,8 @@ from llmcore.artifacts.recipe import Step, plain_params
 from llmcore.artifacts.shards import generation_of
 from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError, UsageError
-from llmcore.planning.chain import Chain, build, fetching
-from llmcore.planning.config import PipelineConfig
+from llmcore.planning.chain import Chain, build, fetch_step, fetching
+from llmcore.planning.config import FileSource, PipelineConfig
 from llmcore.planning.resume import find
 
 FETCH = "fetch"
@@ -72,24 +72,49 @@ def chain_on_head(
     checkpoint = find(store, resume) if resume is not None else None
     if reset or not head.fetched:
         return build(config, resume=checkpoint), head
+    check_sources(store, config, head)
     pinned = snapshot_for(store, config.name, fetching(config), head)
     return build(config, snapshot=pinned, generation=head.generations, resume=checkpoint), head
 
 
 def chain_of_head(store: Store, config: PipelineConfig, resume: str | None = None) -> tuple[Chain, Head]:
-    """The chain over a dataset as it stands; nothing is fetched. UsageError if there is none.
+    """The chain over a dataset as it stands; nothing is fetched. UsageError if there is none, or of other sources.
 
     resume: key of another training, from whose checkpoint this one goes on.
     """
     head = existing_head(store, config.name)
+    check_sources(store, config, head)
+    for source in config.sources:
+        if fetch_step(source) not in head.fetched:
+            raise UsageError(
+                f"sources: {source.name!r} is no part of dataset {config.name!r} yet; append it with `llmcore refresh`"
+            )
     checkpoint = find(store, resume) if resume is not None else None
     return build(config, snapshot=head.fetched, resume=checkpoint), head
 
 
 def chain_behind_head(store: Store, config: PipelineConfig, label: str | None = None) -> tuple[Chain, Head]:
-    """The chain that appends what changed outside to a dataset. UsageError if there is none."""
+    """The chain that appends what changed outside to a dataset. UsageError if there is none, or not of these sources."""
     head = existing_head(store, config.name)
+    check_sources(store, config, head)
     return build(config, previous=head.fetched, label=label, generation=head.generations), head
+
+
+def check_sources(store: Store, config: PipelineConfig, head: Head) -> None:
+    """Raise UsageError where a configuration can go on from no snapshot of the head, whatever the sources hold."""
+    asked = {fetch_step(source): source for source in config.sources}
+    for step, found in head.fetched.items():
+        if step not in asked:
+            raise UsageError(
+                f"sources: {step.split(' ', 1)[-1]!r} is part of dataset {config.name!r} but no source any more; put "
+                "it back, give the configuration another name, or begin anew with `llmcore dataset --reset-head`"
+            )
+        source, params = asked[step], manifest_of(store, found).identity["params"]
+        if isinstance(source, FileSource) and source.kind != params["kind"]:
+            raise UsageError(
+                f"{step}: dataset {config.name!r} holds its files as kind {params['kind']}, not {source.kind}; put the "
+                "kind back, or begin anew with `llmcore dataset --reset-head`"
+            )
 
 
 def snapshot_for(store: Store, name: str, fetching: Mapping[str, Step], head: Head) -> dict[str, ArtifactRef]:
@@ -99,11 +124,6 @@ def snapshot_for(store: Store, name: str, fetching: Mapping[str, Step], head: He
     newest snapshot was fetched otherwise: then the run would not go on from the head.
     """
     for step, found in head.fetched.items():
-        if step not in fetching:
-            raise UsageError(
-                f"sources: {step.split(' ', 1)[-1]!r} is part of dataset {name!r} but no source any more; put it back, "
-                "give the configuration another name, or begin anew with --reset-head"
-            )
         asked = plain_params(fetching[step].params)
         line = list(_snapshots_behind(store, manifest_of(store, found)))
         labels = [manifest.identity["params"].get(LABEL) for manifest in line]

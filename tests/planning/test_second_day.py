@@ -18,6 +18,7 @@ from llmcore.planning.config import load
 from llmcore.planning.heads import (
     Head,
     chain_behind_head,
+    chain_of_head,
     chain_on_head,
     dataset_ref,
     remember_dataset,
@@ -120,3 +121,29 @@ def test_the_line_names_what_changed_since_the_last_refresh_and_nothing_older(da
     (days.folder / "texts/004.txt").write_text("Not yet refreshed.")
     with pytest.raises(UsageError, match=r"another snapshot \(files\.004\.txt changed\)"):
         chain_on_head(days.store, small)
+
+
+def test_training_fetches_no_source_that_the_dataset_does_not_have_yet(days: Days) -> None:
+    days.run(NOTES)
+    with pytest.raises(UsageError, match="'more' is no part of dataset 'small' yet; append it with `llmcore refresh`"):
+        chain_of_head(days.store, days.config(NOTES, MORE))
+    assert days.refresh(NOTES, MORE) == ["collect more"]
+    chain, _ = chain_of_head(days.store, days.config(NOTES, MORE))
+    assert set(chain.pinned) == {"collect notes", "collect more"}
+
+
+def test_a_source_that_is_missing_stops_every_command_before_anything_is_done(days: Days) -> None:
+    days.run(NOTES, MORE)
+    small = days.config(NOTES)
+    for chain in (chain_on_head, chain_of_head, chain_behind_head):
+        with pytest.raises(UsageError, match="'more' is part of dataset 'small' but no source any more"):
+            chain(days.store, small)
+
+
+def test_files_of_another_kind_stop_every_command_before_anything_is_done(days: Days) -> None:
+    days.run(NOTES)
+    (days.folder / "texts/page.html").write_text("<html><body>A page.</body></html>")
+    html = days.config(NOTES | {"kind": "html"})
+    for chain in (chain_on_head, chain_of_head, chain_behind_head):
+        with pytest.raises(UsageError, match=r"collect notes: .* holds its files as kind text, not html"):
+            chain(days.store, html)
