@@ -94,10 +94,21 @@ def chain_of_head(store: Store, config: PipelineConfig, resume: str | None = Non
 
 
 def chain_behind_head(store: Store, config: PipelineConfig, label: str | None = None) -> tuple[Chain, Head]:
-    """The chain that appends what changed outside to a dataset. UsageError if there is none, or not of these sources."""
+    """The chain that appends what changed outside to a dataset. UsageError if there is none, or not of these sources.
+
+    A source whose files are all as they were keeps its snapshot, so that a refresh that finds nothing leaves no trace.
+    """
     head = existing_head(store, config.name)
     check_sources(store, config, head)
-    return build(config, previous=head.fetched, label=label, generation=head.generations), head
+    kept = {}
+    for source in config.sources:
+        found = head.fetched.get(fetch_step(source))
+        if found is not None and isinstance(source, FileSource):
+            params, _ = source.scan()
+            if not _changed(plain_params(params), manifest_of(store, found)):
+                kept[fetch_step(source)] = found
+    previous = {step: found for step, found in head.fetched.items() if step not in kept}
+    return build(config, snapshot=kept, previous=previous, label=label, generation=head.generations), head
 
 
 def check_sources(store: Store, config: PipelineConfig, head: Head) -> None:

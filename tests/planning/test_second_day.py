@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmcore.artifacts import roots, runner
-from llmcore.artifacts.manifest import ArtifactRef
+from llmcore.artifacts.manifest import ArtifactRef, manifest_of
 from llmcore.artifacts.recipe import resolve
 from llmcore.artifacts.store import Store, open_store
 from llmcore.errors import UsageError
@@ -147,3 +147,22 @@ def test_files_of_another_kind_stop_every_command_before_anything_is_done(days: 
     for chain in (chain_on_head, chain_of_head, chain_behind_head):
         with pytest.raises(UsageError, match=r"collect notes: .* holds its files as kind text, not html"):
             chain(days.store, html)
+
+
+def test_a_refresh_that_finds_nothing_leaves_the_head_and_everything_behind_it(days: Days) -> None:
+    days.run(NOTES)
+    before = days.head()
+    assert days.refresh(NOTES) == []
+    assert days.head() == before
+    days.run(NOTES, MORE)
+    (days.folder / "more/two.txt").write_text("A text that came later.")
+    notes = days.head()["fetched"]["collect notes"]
+    assert days.refresh(NOTES, MORE) == ["collect more"]
+    assert days.head()["fetched"]["collect notes"] == notes
+    generations = manifest_of(
+        days.store, chain_of_head(days.store, days.config(NOTES, MORE))[1].fetched["collect more"]
+    )
+    assert [name for name in generations.outputs if name.startswith("raw/")] == [
+        "raw/g001-00000.parquet",
+        "raw/g002-00000.parquet",
+    ]
