@@ -38,6 +38,12 @@ def run_chain(
     unknown = forced - {name for step in chain.steps.values() for name in (step.name, step.stage.name)}
     if unknown:
         raise UsageError(f"--force: no stage {min(unknown)!r} in the chain; there are {', '.join(chain.steps)}")
+    runs = {name for step in chain.steps.values() if step.name not in done for name in (step.name, step.stage.name)}
+    if forced - runs:
+        raise UsageError(
+            f"--force: {min(forced - runs)!r} is a snapshot that the dataset stands on; `llmcore refresh` fetches what "
+            "changed, --reset-head begins anew"
+        )
     log = get_run_logger()
     with executor(store, config.execution, root) as work:
         for step in chain.until(until):

@@ -35,7 +35,7 @@ def refresh(config: PipelineConfig = quickstart()) -> dict[str, ArtifactRef]:  #
         done = run_chain(chain, config, root, until=step_with(chain, "plan"))
         lock.check()
         remember_dataset(store, config.name, done, head)
-    show_refresh(store, config.name, done)
+    show_refresh(store, config.name, done, chain.pinned)
     return done
 
 

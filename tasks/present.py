@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
@@ -23,17 +23,21 @@ def present(store: Store, name: str, step: Step, done: Mapping[str, ArtifactRef]
         show(step.name, lambda: SHOWS[step.stage.role](store, name, manifest_of(store, done[step.name])))
 
 
-def show_refresh(store: Store, name: str, done: Mapping[str, ArtifactRef]) -> None:
-    """A table of what a refresh found new, changed, unchanged and gone, source by source."""
-    show("what the refresh found", lambda: _show_refresh(store, name, done))
+def show_refresh(store: Store, name: str, done: Mapping[str, ArtifactRef], kept: Container[str]) -> None:
+    """A table of what a refresh found new, changed, unchanged and gone, source by source.
+
+    kept: the steps whose snapshot stayed, because all of their files were as before.
+    """
+    show("what the refresh found", lambda: _show_refresh(store, name, done, kept))
 
 
-def _show_refresh(store: Store, name: str, done: Mapping[str, ArtifactRef]) -> None:
+def _show_refresh(store: Store, name: str, done: Mapping[str, ArtifactRef], kept: Container[str]) -> None:
     rows = []
     for step, ref in done.items():
         manifest = manifest_of(store, ref)
         if manifest.role == "fetch" and not step.startswith("previous "):
-            counts = {word: manifest.metrics.get(word, 0) for word in ("new", "changed", "unchanged", "gone")}
+            found = {"unchanged": manifest.metrics["files"]} if step in kept else manifest.metrics
+            counts = {word: found.get(word, 0) for word in ("new", "changed", "unchanged", "gone")}
             rows.append({"source": step.split(" ", 1)[1], **counts})
     create_table_artifact(rows, key=f"{name}-refresh", description="What changed since the last snapshot")
 

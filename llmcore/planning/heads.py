@@ -5,7 +5,7 @@ A head only ever moves to a descendant: snapshots that go on from those it names
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,15 @@ from llmcore.artifacts import roots
 from llmcore.artifacts.keys import difference
 from llmcore.artifacts.lineage import ref_of
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
-from llmcore.artifacts.recipe import Recipe, Step
+from llmcore.artifacts.recipe import Step, plain_params
 from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError, UsageError
-from llmcore.planning.chain import Chain, build, fetching
-from llmcore.planning.config import PipelineConfig
+from llmcore.planning.chain import Chain, build, fetch_step, fetching
+from llmcore.planning.config import FileSource, PipelineConfig
 from llmcore.planning.resume import find
 
 FETCH = "fetch"
+LABEL = "snapshot"  # the parameter that a refresh sets anew in every crawl
 
 
 def dataset_ref(name: str) -> str:
@@ -70,48 +71,84 @@ def chain_on_head(
     checkpoint = find(store, resume) if resume is not None else None
     if reset or not head.fetched:
         return build(config, resume=checkpoint), head
+    check_sources(store, config, head)
     pinned = snapshot_for(store, config.name, fetching(config), head)
     return build(config, snapshot=pinned, generation=head.generations, resume=checkpoint), head
 
 
 def chain_of_head(store: Store, config: PipelineConfig, resume: str | None = None) -> tuple[Chain, Head]:
-    """The chain over a dataset as it stands; nothing is fetched. UsageError if there is none.
+    """The chain over a dataset as it stands; nothing is fetched. UsageError if there is none, or of other sources.
 
     resume: key of another training, from whose checkpoint this one goes on.
     """
     head = existing_head(store, config.name)
+    check_sources(store, config, head)
+    for source in config.sources:
+        if fetch_step(source) not in head.fetched:
+            raise UsageError(
+                f"sources: {source.name!r} is no part of dataset {config.name!r} yet; append it with `llmcore refresh`"
+            )
     checkpoint = find(store, resume) if resume is not None else None
     return build(config, snapshot=head.fetched, resume=checkpoint), head
 
 
 def chain_behind_head(store: Store, config: PipelineConfig, label: str | None = None) -> tuple[Chain, Head]:
-    """The chain that appends what changed outside to a dataset. UsageError if there is none."""
+    """The chain that appends what changed outside to a dataset. UsageError if there is none, or not of these sources.
+
+    A source whose files are all as they were keeps its snapshot, so that a refresh that finds nothing leaves no trace.
+    """
     head = existing_head(store, config.name)
-    return build(config, previous=head.fetched, label=label, generation=head.generations), head
+    check_sources(store, config, head)
+    kept = {}
+    for source in config.sources:
+        found = head.fetched.get(fetch_step(source))
+        if found is not None and isinstance(source, FileSource):
+            params, _ = source.scan()
+            if not _changed(plain_params(params), manifest_of(store, found)):
+                kept[fetch_step(source)] = found
+    previous = {step: found for step, found in head.fetched.items() if step not in kept}
+    return build(config, snapshot=kept, previous=previous, label=label, generation=head.generations), head
+
+
+def check_sources(store: Store, config: PipelineConfig, head: Head) -> None:
+    """Raise UsageError where a configuration can go on from no snapshot of the head, whatever the sources hold."""
+    asked = {fetch_step(source): source for source in config.sources}
+    for step, found in head.fetched.items():
+        if step not in asked:
+            raise UsageError(
+                f"sources: {step.split(' ', 1)[-1]!r} is part of dataset {config.name!r} but no source any more; put "
+                "it back, give the configuration another name, or begin anew with `llmcore dataset --reset-head`"
+            )
+        source, params = asked[step], manifest_of(store, found).identity["params"]
+        if isinstance(source, FileSource) and source.kind != params["kind"]:
+            raise UsageError(
+                f"{step}: dataset {config.name!r} holds its files as kind {params['kind']}, not {source.kind}; put the "
+                "kind back, or begin anew with `llmcore dataset --reset-head`"
+            )
 
 
 def snapshot_for(store: Store, name: str, fetching: Mapping[str, Step], head: Head) -> dict[str, ArtifactRef]:
     """The head's snapshots for a run whose first steps are `fetching`: what it goes on with instead of fetching anew.
 
-    A source that the head does not know is fetched as a generation of its own. Raises UsageError where a source was
-    fetched otherwise, or is not asked for any more: then the run would not go on from the head.
+    A source that the head does not know is fetched as a generation of its own. Raises UsageError where a source's
+    newest snapshot was fetched otherwise: then the run would not go on from the head.
     """
-    pinned = {}
     for step, found in head.fetched.items():
-        if step not in fetching:
-            raise UsageError(
-                f"sources: {step.split(' ', 1)[-1]!r} is part of dataset {name!r} but no source any more; put it back, "
-                "give the configuration another name, or begin anew with --reset-head"
-            )
-        asked = Recipe(fetching[step], {}).identity
+        asked = plain_params(fetching[step].params)
         line = list(_snapshots_behind(store, manifest_of(store, found)))
-        if not any(_asks_for(asked, manifest) for manifest in line):
+        labels = [manifest.identity["params"].get(LABEL) for manifest in line]
+        if asked.get(LABEL) not in labels:
             raise UsageError(
-                f"{step}: dataset {name!r} was made of another snapshot ({_changes(line[-1].identity, asked)}); "
+                f"{step}: dataset {name!r} has no snapshot {asked[LABEL]!r}; begin anew with --reset-head, or put "
+                f"{LABEL} back to {labels[-1]!r}"
+            )
+        changed = _changed(asked, line[0])
+        if changed:
+            raise UsageError(
+                f"{step}: dataset {name!r} was made of another snapshot ({_brief(changed)} changed); "
                 "append what changed with `llmcore refresh`, or begin anew with --reset-head"
             )
-        pinned[step] = found
-    return pinned
+    return dict(head.fetched)
 
 
 def remember_model(store: Store, name: str, done: Mapping[str, ArtifactRef]) -> None:
@@ -179,15 +216,17 @@ def _snapshots_behind(store: Store, newest: Manifest) -> Iterator[Manifest]:
         manifest = manifest_of(store, ref_of(store, earlier[0])) if earlier else None
 
 
-def _asks_for(asked: Mapping[str, Any], made: Manifest) -> bool:
-    """Whether a snapshot was made with these parameters, by whatever version of the stage (new parameters aside)."""
-    now, was = asked["params"], made.identity["params"]
-    return bool(asked["stage"] == made.stage and was == {name: now.get(name) for name in was})
+def _changed(asked: Mapping[str, Any], made: Manifest) -> list[str]:
+    """The parameters in which a snapshot differs from what is asked for.
+
+    By whatever version of the stage it was made: parameters that are new since, and the label, decide nothing.
+    """
+    was = {name: value for name, value in made.identity["params"].items() if name != LABEL}
+    return [name for name, *_ in difference(was, {name: asked.get(name) for name in was})]
 
 
-def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    fields = [name.removeprefix("params.") for name, *_ in difference(was, now) if not name.startswith("inputs")]
-    return f"{', '.join(fields[:3])}{f' and {len(fields) - 3} more' if len(fields) > 3 else ''} changed"
+def _brief(fields: Sequence[str]) -> str:
+    return f"{', '.join(fields[:3])}{f' and {len(fields) - 3} more' if len(fields) > 3 else ''}"
 
 
 def _generations(fetched: Manifest) -> Iterator[int]:

@@ -140,6 +140,7 @@ def test_a_forced_run_that_fails_leaves_the_model_as_it_was(run: tuple[Path, dic
         path.chmod(0o444)
     assert all(row["state"] == "cached" for row in table("plan", str(config), env=env)["steps"])
     one_line(call("run", str(config), "--force", "tea", env=env), "no stage 'tea'")
+    one_line(call("run", str(config), "--force", "collect", env=env), "'collect' is a snapshot", "llmcore refresh")
 
 
 def one_line(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:
