@@ -1,0 +1,31 @@
+"""Orders of events and damages that once lost something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmcore.artifacts import roots
+from llmcore.artifacts.backends import Entry
+from llmcore.artifacts.store import Store, open_store
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Store:
+    return open_store(f"file://{tmp_path}/store")
+
+
+def test_a_ref_that_moves_while_it_is_listed_is_seen(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots.set_ref(folder, "toy", {"stage": "total", "key": "a"})
+    look = folder.backend.entry
+    moved: list[str] = []
+
+    def late(name: str) -> Entry | None:
+        if not moved:
+            moved.append(name)
+            roots.set_ref(folder, "toy", {"stage": "total", "key": "b"})
+        return look(name)
+
+    monkeypatch.setattr(folder.backend, "entry", late)
+    assert [ref.record["key"] for ref in roots.refs(folder)] == ["b"]
