@@ -62,9 +62,10 @@ class Epochs:
         return f"{self.prefix}/{number:09d}"
 
     def _entries(self) -> list[Entry]:
-        return [
-            entry for entry in self.store.backend.entries(f"{self.prefix}/") if entry.name.rsplit("/", 1)[1].isdecimal()
-        ]
+        # what lies deeper belongs to another row, whose name begins with this one's
+        start = f"{self.prefix}/"
+        found = self.store.backend.entries(start)
+        return [entry for entry in found if entry.name.removeprefix(start).isdecimal()]
 
 
 def _number(entry: Entry) -> int:

@@ -29,3 +29,10 @@ def test_a_ref_that_moves_while_it_is_listed_is_seen(folder: Store, monkeypatch:
 
     monkeypatch.setattr(folder.backend, "entry", late)
     assert [ref.record["key"] for ref in roots.refs(folder)] == ["b"]
+
+
+def test_a_ref_keeps_apart_from_those_below_its_name(store: Store) -> None:
+    roots.set_ref(store, "datasets/toy", {"stage": "plan", "key": "head"})
+    for key in ("a", "b"):
+        roots.set_ref(store, "datasets", {"stage": "publish", "key": key})
+    assert [(ref.name, ref.record["key"]) for ref in roots.refs(store)] == [("datasets", "b"), ("datasets/toy", "head")]
