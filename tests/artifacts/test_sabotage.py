@@ -36,3 +36,12 @@ def test_a_ref_keeps_apart_from_those_below_its_name(store: Store) -> None:
     for key in ("a", "b"):
         roots.set_ref(store, "datasets", {"stage": "publish", "key": key})
     assert [(ref.name, ref.record["key"]) for ref in roots.refs(store)] == [("datasets", "b"), ("datasets/toy", "head")]
+
+
+def test_a_dropped_ref_is_set_anew_by_whoever_saw_none(folder: Store) -> None:
+    roots.set_ref(folder, "toy", {"stage": "total", "key": "a"})
+    roots.drop_ref(folder, "toy")
+    assert roots.ref(folder, "toy") is None
+    assert roots.set_ref(folder, "toy", {"stage": "total", "key": "b"}, after=0)
+    assert not roots.set_ref(folder, "toy", {"stage": "total", "key": "c"}, after=0)
+    assert [ref.record["key"] for ref in roots.refs(folder)] == ["b"]
