@@ -6,13 +6,18 @@ store that has create-only writes. Leases, heads of datasets and roots of runs a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from llmcore.artifacts.backends import Entry
+from llmcore.artifacts.keys import key_of
 from llmcore.artifacts.store import Store
+from llmcore.errors import LlmcoreError
+
+CHECK = "check"  # of a record: the hash of all the rest
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,28 @@ class Epochs:
             entry = max(self._entries(), key=_number, default=None)
             if entry is None:
                 return None
-            record = self.store.record(entry.name)
-            if record is not None:  # else the row moved on since it was listed
-                return Epoch(_number(entry), record, entry)
+            data = self.store.backend.read(entry.name)
+            if data is not None:  # else the row moved on since it was listed
+                return Epoch(_number(entry), self._sound(entry.name, data), entry)
 
     def create(self, number: int, record: Mapping[str, Any]) -> bool:
         """Write that number; False if it is taken. A record that differs from every other's makes True unambiguous."""
-        return self.store.commit(self.name(number), record)
+        return self.store.commit(self.name(number), {**record, CHECK: key_of(record)})
+
+    def _sound(self, name: str, data: bytes) -> dict[str, Any]:
+        # a ref that lost one letter of "stage" would look like one that was dropped, and a lease like a free one
+        try:
+            record = json.loads(data)
+            check = record.pop(CHECK, None)  # 0.1 wrote none
+            sound = check is None or check == key_of(record)
+        except (ValueError, AttributeError, TypeError, LlmcoreError):
+            sound = False
+        if not sound:
+            raise LlmcoreError(
+                f"damaged record {name} in {self.store.uri}: nobody knows what it stood for; restore it, or delete it "
+                f"if {self.prefix} may begin anew"
+            )
+        return dict(record)
 
     def forget_before(self, number: int) -> None:
         """Delete the records below `number`. The newest must stay: an empty row would begin again."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from llmcore.artifacts import roots
+from llmcore.account.verify import verify
+from llmcore.artifacts import roots, runner
 from llmcore.artifacts.backends import Entry
+from llmcore.artifacts.gc import collect
+from llmcore.artifacts.manifest import manifest_of
+from llmcore.artifacts.recipe import resolve
 from llmcore.artifacts.store import Store, open_store
+from llmcore.errors import LlmcoreError
+from tests.artifacts.storm import chain
 
 
 @pytest.fixture
@@ -45,3 +53,20 @@ def test_a_dropped_ref_is_set_anew_by_whoever_saw_none(folder: Store) -> None:
     assert roots.set_ref(folder, "toy", {"stage": "total", "key": "b"}, after=0)
     assert not roots.set_ref(folder, "toy", {"stage": "total", "key": "c"}, after=0)
     assert [ref.record["key"] for ref in roots.refs(folder)] == ["b"]
+
+
+def test_a_ref_that_lost_a_byte_stops_the_collection(folder: Store) -> None:
+    artifact = runner.build(folder, resolve(folder, chain(0, 2)[0], {}))
+    roots.set_ref(folder, "toy", artifact.plain())
+    name = "roots/refs/toy/000000001"
+    whole = folder.backend.read(name)
+    assert whole is not None
+    for place in range(len(whole)):
+        damaged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        folder.backend.replace(name, damaged)
+        with suppress(LlmcoreError):
+            list(collect(folder, timedelta(0)))
+        assert list(verify(folder, manifest_of(folder, artifact))) == [], damaged
+    folder.backend.replace(name, whole.replace(b'"stage"', b'"stagf"'))
+    with pytest.raises(LlmcoreError, match="damaged record roots/refs/toy/000000001"):
+        list(roots.refs(folder))
