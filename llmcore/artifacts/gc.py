@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import groupby
 
 from llmcore.artifacts import lease as leases
 from llmcore.artifacts import roots, working
@@ -51,11 +52,18 @@ def collect(store: Store, older_than: timedelta = YOUNGEST) -> Iterator[Entry]:
             return
         try:
             still = [entry for entry in survey.garbage() if entry.name in batch]
-            yield from (entry for entry in store.each(still, survey.delete) if entry is not None)
+            # several go at a time, and no blob may go before the last of the records that name it
+            for _, group in groupby(still, key=_floor):
+                yield from (entry for entry in store.each(group, survey.delete) if entry is not None)
         finally:
             lease.give_back()
     for folder in working.abandoned():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _floor(entry: Entry) -> int:
+    """0 for manifests, 1 for memos, 2 for what these name and all else."""
+    return {"artifacts": 0, "editions": 0, "memo": 1}.get(entry.name.split("/")[0], 2)
 
 
 def _somebody_collects(holder: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -70,3 +71,21 @@ def test_a_ref_that_lost_a_byte_stops_the_collection(folder: Store) -> None:
     folder.backend.replace(name, whole.replace(b'"stage"', b'"stagf"'))
     with pytest.raises(LlmcoreError, match="damaged record roots/refs/toy/000000001"):
         list(roots.refs(folder))
+
+
+def test_a_collection_that_breaks_off_leaves_no_manifest_without_its_blobs(
+    folder: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = runner.build(folder, resolve(folder, chain(0, 2)[0], {}))
+    delete = folder.backend.delete
+
+    def breaks(name: str) -> None:
+        if name.startswith("artifacts/"):
+            time.sleep(0.5)
+            raise LlmcoreError("the store went away")
+        delete(name)
+
+    monkeypatch.setattr(folder.backend, "delete", breaks)
+    with pytest.raises(LlmcoreError, match="went away"):
+        list(collect(folder, timedelta(0)))
+    assert list(verify(folder, manifest_of(folder, artifact))) == []
