@@ -186,10 +186,11 @@ class RunRoot:
             raise LlmcoreError(
                 f"this run was silent for {SILENT_SECONDS:.0f} s, and `llmcore gc` took it for dead; run again"
             )
-        if not self._row.create(self._number + 1, {**self._record, "number": self._number + 1}):
-            raise LlmcoreError(f"{self._row.prefix}: somebody else writes the root of this run; this is a defect")
-        self._number += 1
-        self._row.forget_before(self._number)
+        number = self._number + 1
+        while not self._row.create(number, {**self._record, "number": number}):
+            number += 1  # nobody else writes here: the write before reached the store, and only its answer was lost
+        self._number = number
+        self._row.forget_before(number)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):

@@ -16,7 +16,7 @@ from llmcore.artifacts.gc import collect
 from llmcore.artifacts.manifest import manifest_of
 from llmcore.artifacts.recipe import resolve
 from llmcore.artifacts.store import Store, open_store
-from llmcore.errors import LlmcoreError
+from llmcore.errors import LlmcoreError, OutageError
 from tests.artifacts.storm import chain
 
 
@@ -89,3 +89,33 @@ def test_a_collection_that_breaks_off_leaves_no_manifest_without_its_blobs(
     with pytest.raises(LlmcoreError, match="went away"):
         list(collect(folder, timedelta(0)))
     assert list(verify(folder, manifest_of(folder, artifact))) == []
+
+
+def test_a_run_goes_on_when_the_answer_to_its_last_word_was_lost(
+    folder: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = folder.backend.create
+    lost: list[bool] = []
+
+    def loses(name: str, data: bytes) -> bool:
+        made = create(name, data)
+        if lost and name.startswith("roots/runs/"):
+            lost.clear()
+            raise OutageError("the network went away")
+        return made
+
+    steps = chain(0, 2)
+    with roots.run(folder) as root:
+        root.claim(resolve(folder, steps[0], {}))
+        lost.append(True)
+        monkeypatch.setattr(folder.backend, "create", loses)
+        done = {"numbers": runner.build(folder, resolve(folder, steps[0], {}))}
+        root.hold("numbers", done["numbers"])
+        recipe = resolve(folder, steps[1], done)
+        with pytest.raises(OutageError):
+            root.claim(recipe)
+        root.hold("more", done["numbers"])
+        root.claim(recipe)
+        (known,) = roots.runs(folder)
+        assert known.alive and set(known.epoch.record["holds"]) == {"numbers", "more"}
+    assert [run.epoch.record["ended"] for run in roots.runs(folder)] == [True]
