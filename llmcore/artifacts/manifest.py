@@ -308,6 +308,9 @@ def manifest_entries(store: Store, stage: str = "") -> Iterator[Entry]:
 def manifests(store: Store, stage: str = "") -> Iterator[Manifest]:
     """Every committed artifact, of one stage or of all, and each of its editions."""
     names = [entry.name for entry in manifest_entries(store, stage)]
+    told: set[tuple[str, str, str]] = set()
     for manifest in store.each(names, lambda name: read_record(store, name)):
-        if manifest is not None:
+        # a forced run writes its manifest as an edition too
+        if manifest is not None and (place := (manifest.stage, manifest.key, manifest.seal)) not in told:
+            told.add(place)
             yield manifest

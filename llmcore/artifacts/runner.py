@@ -261,6 +261,8 @@ def _commit(
     if force and first.seal != manifest.seal:
         if first.seal:  # what others were made from stays
             store.commit(manifest_name(first.stage, first.key, first.seal), first.plain())
+        # another forced run may have looked before, and replace this one without having seen it
+        store.commit(manifest_name(manifest.stage, manifest.key, manifest.seal), manifest.plain())
         store.replace(name, manifest.plain())
         return manifest.ref(store)
     return find(store, recipe) or first.ref(store)

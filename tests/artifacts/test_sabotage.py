@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +16,13 @@ from llmcore.account.verify import verify
 from llmcore.artifacts import roots, runner
 from llmcore.artifacts.backends import Entry
 from llmcore.artifacts.gc import collect
-from llmcore.artifacts.manifest import manifest_of
+from llmcore.artifacts.index import summaries
+from llmcore.artifacts.manifest import manifest_of, manifests
 from llmcore.artifacts.recipe import resolve
 from llmcore.artifacts.store import Store, open_store
 from llmcore.errors import LlmcoreError, OutageError
 from tests.artifacts.storm import chain
+from tests.toy_stages import KeepParams
 
 
 @pytest.fixture
@@ -119,3 +124,26 @@ def test_a_run_goes_on_when_the_answer_to_its_last_word_was_lost(
         (known,) = roots.runs(folder)
         assert known.alive and set(known.epoch.record["holds"]) == {"numbers", "more"}
     assert [run.epoch.record["ended"] for run in roots.runs(folder)] == [True]
+
+
+def test_of_two_forced_runs_at_once_neither_loses_what_it_made(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, keep, _ = chain(0, 2)
+    noisy = dataclasses.replace(keep, params=KeepParams(noise=True))
+    recipe = resolve(store, noisy, {"numbers": runner.build(store, resolve(store, numbers, {}))})
+    made = [runner.build(store, recipe)]
+    commit = store.commit
+
+    def overtaken(name: str, record: Mapping[str, Any]) -> bool:
+        first = commit(name, record)
+        if name.startswith("editions/") and len(made) == 1:
+            made.append(made[0])
+            made[1] = runner.build(store, recipe, force=True)
+        return first
+
+    monkeypatch.setattr(store, "commit", overtaken)
+    made.append(runner.build(store, recipe, force=True))
+    assert len({ref.seal for ref in made}) == 3
+    for ref in made:
+        assert list(verify(store, manifest_of(store, ref))) == []
+    assert {summary.seal for summary in summaries(store, "keep")} == {ref.seal for ref in made}
+    assert len(list(manifests(store, "keep"))) == len(summaries(store, "keep")) == 3
