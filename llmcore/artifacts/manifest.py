@@ -278,6 +278,7 @@ def read_record(store: Store, name: str) -> Manifest | None:
             and (legacy or manifest.sealed() == manifest.seal)
             and manifest.seal.startswith(edition)
             and (listing or outputs_digest(outputs) == manifest.digest)
+            and (listing or all(type(output.bytes) is int for output in outputs.values()))
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise LlmcoreError(f"damaged record {name} in {store.uri}: {error!r}; delete it to have it remade") from error

@@ -17,7 +17,7 @@ from llmcore.artifacts import roots, runner
 from llmcore.artifacts.backends import Entry
 from llmcore.artifacts.gc import collect
 from llmcore.artifacts.index import summaries
-from llmcore.artifacts.manifest import manifest_of, manifests
+from llmcore.artifacts.manifest import manifest_name, manifest_of, manifests
 from llmcore.artifacts.recipe import resolve
 from llmcore.artifacts.store import Store, open_store
 from llmcore.errors import LlmcoreError, OutageError
@@ -147,3 +147,19 @@ def test_of_two_forced_runs_at_once_neither_loses_what_it_made(store: Store, mon
         assert list(verify(store, manifest_of(store, ref))) == []
     assert {summary.seal for summary in summaries(store, "keep")} == {ref.seal for ref in made}
     assert len(list(manifests(store, "keep"))) == len(summaries(store, "keep")) == 3
+
+
+def test_verify_notices_an_edit_of_what_a_manifest_says_of_a_file(folder: Store) -> None:
+    artifact = runner.build(folder, resolve(folder, chain(0, 2)[0], {}))
+    name = manifest_name(artifact.stage, artifact.key)
+    record = folder.record(name)
+    assert record is not None and list(verify(folder, manifest_of(folder, artifact))) == []
+    edits: list[dict[str, Any]] = [{"rows": 11}, {"rows": None}, {"bytes": None}, {"bytes": 1}]
+    for edit in edits:
+        outputs = {**record["outputs"]}
+        outputs["kept/g000-toy-00001.parquet"] = outputs["kept/g000-toy-00001.parquet"] | edit
+        folder.replace(name, {**record, "outputs": outputs})
+        try:
+            assert list(verify(folder, manifest_of(folder, artifact))), edit
+        except LlmcoreError as error:
+            assert "damaged record" in str(error)
