@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import groupby
 
 from llmcore.artifacts import lease as leases
@@ -50,11 +51,12 @@ def collect(store: Store, older_than: timedelta = YOUNGEST) -> Iterator[Entry]:
         lease = leases.take(store, roots.COLLECTION, lambda: True, _somebody_collects)
         if lease is None:
             return
+        delete = partial(survey.delete, check=lease.check_fresh)
         try:
             still = [entry for entry in survey.garbage() if entry.name in batch]
             # several go at a time, and no blob may go before the last of the records that name it
             for _, group in groupby(still, key=_floor):
-                yield from (entry for entry in store.each(group, survey.delete) if entry is not None)
+                yield from (entry for entry in store.each(group, delete) if entry is not None)
         finally:
             lease.give_back()
     for folder in working.abandoned():
@@ -129,14 +131,18 @@ class Survey:
             *self._broken_off(last_moment),
         ]
 
-    def delete(self, entry: Entry) -> Entry | None:
-        """Delete what `garbage` named, unless it was renewed since; None then."""
+    def delete(self, entry: Entry, check: Callable[[], None]) -> Entry | None:
+        """Delete what `garbage` named, unless it was renewed since; None then.
+
+        check: raises where runs may have gone on without waiting for this collection.
+        """
         if entry.name in self._unfinished:
             self.store.backend.abandon(entry)
             return entry
         now = self.store.backend.entry(entry.name)
         if now is None or now.written != entry.written:
             return None
+        check()
         self.store.backend.delete(entry.name)
         return entry
 

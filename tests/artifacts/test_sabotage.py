@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from llmcore.account.verify import verify
-from llmcore.artifacts import roots, runner
+from llmcore.artifacts import gc, lease, roots, runner
 from llmcore.artifacts.backends import Entry
 from llmcore.artifacts.gc import collect
 from llmcore.artifacts.index import summaries
-from llmcore.artifacts.manifest import manifest_name, manifest_of, manifests
+from llmcore.artifacts.manifest import ArtifactRef, manifest_name, manifest_of, manifests
 from llmcore.artifacts.recipe import resolve
 from llmcore.artifacts.store import Store, open_store
-from llmcore.errors import LlmcoreError, OutageError
+from llmcore.errors import LeaseLostError, LlmcoreError, OutageError
 from tests.artifacts.storm import chain
 from tests.toy_stages import KeepParams
 
@@ -163,3 +163,24 @@ def test_verify_notices_an_edit_of_what_a_manifest_says_of_a_file(folder: Store)
             assert list(verify(folder, manifest_of(folder, artifact))), edit
         except LlmcoreError as error:
             assert "damaged record" in str(error)
+
+
+def test_a_collection_that_stood_still_for_long_deletes_no_more(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = resolve(folder, chain(0, 2)[0], {})
+    runner.build(folder, recipe)
+    monkeypatch.setattr(lease, "SECONDS_TO_LIVE", 1.0)
+    delete = gc.Survey.delete
+    found: list[ArtifactRef | None] = []
+
+    def stands_still(survey: gc.Survey, entry: Entry, check: Callable[[], None]) -> Entry | None:
+        if not found:
+            with roots.run(folder) as root:
+                root.claim(recipe)  # waits until the collector, who renews nothing, must be dead
+                found.append(runner.find(folder, recipe))
+        return delete(survey, entry, check)
+
+    monkeypatch.setattr(gc, "BATCH", 1)
+    monkeypatch.setattr(gc.Survey, "delete", stands_still)
+    with pytest.raises(LeaseLostError, match="not renewed in time"):
+        list(collect(folder, timedelta(0)))
+    assert found[0] is not None and list(verify(folder, manifest_of(folder, found[0]))) == []
