@@ -13,11 +13,9 @@ from datetime import timedelta
 from typing import Any
 
 from llmcore.artifacts.backends import Entry
-from llmcore.artifacts.keys import key_of
+from llmcore.artifacts.keys import with_check, without_check
 from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError
-
-CHECK = "check"  # of a record: the hash of all the rest
 
 
 @dataclass(frozen=True)
@@ -51,22 +49,17 @@ class Epochs:
 
     def create(self, number: int, record: Mapping[str, Any]) -> bool:
         """Write that number; False if it is taken. A record that differs from every other's makes True unambiguous."""
-        return self.store.commit(self.name(number), {**record, CHECK: key_of(record)})
+        return self.store.commit(self.name(number), with_check(record))
 
     def _sound(self, name: str, data: bytes) -> dict[str, Any]:
         # a ref that lost one letter of "stage" would look like one that was dropped, and a lease like a free one
         try:
-            record = json.loads(data)
-            check = record.pop(CHECK, None)  # 0.1 wrote none
-            sound = check is None or check == key_of(record)
-        except (ValueError, AttributeError, TypeError, LlmcoreError):
-            sound = False
-        if not sound:
+            return without_check(json.loads(data))
+        except (ValueError, AttributeError, LlmcoreError) as error:
             raise LlmcoreError(
                 f"damaged record {name} in {self.store.uri}: nobody knows what it stood for; restore it, or delete it "
                 f"if {self.prefix} may begin anew"
-            )
-        return dict(record)
+            ) from error
 
     def forget_before(self, number: int) -> None:
         """Delete the records below `number`. The newest must stay: an empty row would begin again."""

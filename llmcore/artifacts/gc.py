@@ -12,6 +12,7 @@ from itertools import groupby
 from llmcore.artifacts import lease as leases
 from llmcore.artifacts import roots, working
 from llmcore.artifacts.backends import Entry
+from llmcore.artifacts.jobs import read_memo
 from llmcore.artifacts.manifest import (
     Manifest,
     manifest_entries,
@@ -206,6 +207,6 @@ class Survey:
 
     def _read_memos(self, memos: list[Entry]) -> None:
         new = [memo.name for memo in memos if memo.name not in self._memos]
-        for name, record in zip(new, self.store.each(new, self.store.record), strict=True):
-            outputs = (record or {}).get("outputs", {})
+        for name, record in zip(new, self.store.each(new, lambda name: read_memo(self.store, name)), strict=True):
+            outputs = record["outputs"] if record is not None else {}
             self._memos[name] = {blob_name(output["blob"], suffix_of(file)) for file, output in outputs.items()}

@@ -15,7 +15,7 @@ import pytest
 from llmcore.account.verify import verify
 from llmcore.artifacts import gc, lease, roots, runner
 from llmcore.artifacts.backends import Entry
-from llmcore.artifacts.gc import collect
+from llmcore.artifacts.gc import collect, garbage
 from llmcore.artifacts.index import summaries
 from llmcore.artifacts.manifest import ArtifactRef, manifest_name, manifest_of, manifests
 from llmcore.artifacts.recipe import resolve
@@ -184,3 +184,19 @@ def test_a_collection_that_stood_still_for_long_deletes_no_more(folder: Store, m
     with pytest.raises(LeaseLostError, match="not renewed in time"):
         list(collect(folder, timedelta(0)))
     assert found[0] is not None and list(verify(folder, manifest_of(folder, found[0]))) == []
+
+
+def test_a_memo_that_lost_a_byte_makes_no_artifact(folder: Store) -> None:
+    numbers, keep, _ = chain(0, 2)
+    recipe = resolve(folder, keep, {"numbers": runner.build(folder, resolve(folder, numbers, {}))})
+    made = runner.build(folder, recipe)
+    first = next(iter(folder.backend.entries("memo/"))).name
+    whole = folder.backend.read(first)
+    assert whole is not None
+    for place in range(len(whole)):
+        folder.backend.replace(first, whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        folder.backend.delete(manifest_name(made.stage, made.key))
+        with suppress(LlmcoreError):
+            assert runner.commit_shards(folder, recipe).seal == made.seal
+        with suppress(LlmcoreError):
+            garbage(folder, timedelta(0))
