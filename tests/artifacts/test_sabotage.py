@@ -200,3 +200,16 @@ def test_a_memo_that_lost_a_byte_makes_no_artifact(folder: Store) -> None:
             assert runner.commit_shards(folder, recipe).seal == made.seal
         with suppress(LlmcoreError):
             garbage(folder, timedelta(0))
+
+
+def test_an_index_that_lost_a_byte_changes_no_answer(
+    folder: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMCORE_CACHE", str(tmp_path / "cache"))
+    runner.build(folder, resolve(folder, chain(0, 2)[0], {}))
+    told = summaries(folder)
+    (index,) = (tmp_path / "cache" / "index").iterdir()
+    whole = index.read_bytes()
+    for place in [*range(0, 100), *(place for place, byte in enumerate(whole) if byte and place >= 100)]:
+        index.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert summaries(folder) == told, place
