@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from llmcore.account.verify import verify
-from llmcore.artifacts import gc, lease, roots, runner
+from llmcore.artifacts import gc, lease, roots, runner, working
 from llmcore.artifacts.backends import Entry
 from llmcore.artifacts.gc import collect, garbage
 from llmcore.artifacts.index import summaries
@@ -213,3 +215,17 @@ def test_an_index_that_lost_a_byte_changes_no_answer(
     for place in [*range(0, 100), *(place for place, byte in enumerate(whole) if byte and place >= 100)]:
         index.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert summaries(folder) == told, place
+
+
+def test_a_working_folder_that_says_not_whose_it_is_goes_after_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    young, old, foreign = (tmp_path / f"llmcore-{name}" for name in ("abcdefg1", "abcdefg2", "abcdefg3"))
+    for home in (young, old, foreign):
+        (home / "work").mkdir(parents=True)
+    (old / "owner.json").write_text('{"mach')
+    (foreign / "notes.txt").write_text("somebody's own")
+    for home in (old, foreign):
+        os.utime(home, (0, 0))
+    assert list(working.abandoned()) == [old]
