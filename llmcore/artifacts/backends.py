@@ -170,11 +170,19 @@ class FileBackend:
         with self._errors("list"):
             for parent, folders, files in os.walk(folder, onerror=_raise_unless_absent):
                 folders.sort()
-                for file in sorted(files):
-                    if file.startswith(ASIDE) is aside:
-                        found = self.entry(str(PurePosixPath(Path(parent, file).relative_to(self.root))))
-                        if found is not None:
-                            yield found
+                told: set[str] = set()
+                waiting = files
+                while waiting:
+                    vanished = False
+                    for file in sorted(waiting):
+                        if file.startswith(ASIDE) is aside:
+                            found = self.entry(str(PurePosixPath(Path(parent, file).relative_to(self.root))))
+                            vanished = vanished or found is None
+                            if found is not None:
+                                told.add(file)
+                                yield found
+                    # a row of epochs moves on by a new file before the old one goes: it must never look empty
+                    waiting = [file for file in _files_in(parent) if file not in told] if vanished else []
 
     def holds(self, name: str, path: Path) -> bool:
         stored = self.local(name)
@@ -226,6 +234,14 @@ def _raise_unless_absent(error: OSError) -> None:
     # os.walk passes over what it cannot read, and who counts what is unreachable must not believe that it is empty
     if not isinstance(error, FileNotFoundError):
         raise error
+
+
+def _files_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as found:
+            return [entry.name for entry in found if not entry.is_dir()]
+    except FileNotFoundError:
+        return []
 
 
 def _write_synced(path: Path, data: bytes) -> None:

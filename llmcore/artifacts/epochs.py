@@ -6,13 +6,16 @@ store that has create-only writes. Leases, heads of datasets and roots of runs a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from llmcore.artifacts.backends import Entry
+from llmcore.artifacts.keys import with_check, without_check
 from llmcore.artifacts.store import Store
+from llmcore.errors import LlmcoreError
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,23 @@ class Epochs:
             entry = max(self._entries(), key=_number, default=None)
             if entry is None:
                 return None
-            record = self.store.record(entry.name)
-            if record is not None:  # else the row moved on since it was listed
-                return Epoch(_number(entry), record, entry)
+            data = self.store.backend.read(entry.name)
+            if data is not None:  # else the row moved on since it was listed
+                return Epoch(_number(entry), self._sound(entry.name, data), entry)
 
     def create(self, number: int, record: Mapping[str, Any]) -> bool:
         """Write that number; False if it is taken. A record that differs from every other's makes True unambiguous."""
-        return self.store.commit(self.name(number), record)
+        return self.store.commit(self.name(number), with_check(record))
+
+    def _sound(self, name: str, data: bytes) -> dict[str, Any]:
+        # a ref that lost one letter of "stage" would look like one that was dropped, and a lease like a free one
+        try:
+            return without_check(json.loads(data))
+        except (ValueError, AttributeError, LlmcoreError) as error:
+            raise LlmcoreError(
+                f"damaged record {name} in {self.store.uri}: nobody knows what it stood for; restore it, or delete it "
+                f"if {self.prefix} may begin anew"
+            ) from error
 
     def forget_before(self, number: int) -> None:
         """Delete the records below `number`. The newest must stay: an empty row would begin again."""
@@ -62,9 +75,10 @@ class Epochs:
         return f"{self.prefix}/{number:09d}"
 
     def _entries(self) -> list[Entry]:
-        return [
-            entry for entry in self.store.backend.entries(f"{self.prefix}/") if entry.name.rsplit("/", 1)[1].isdecimal()
-        ]
+        # what lies deeper belongs to another row, whose name begins with this one's
+        start = f"{self.prefix}/"
+        found = self.store.backend.entries(start)
+        return [entry for entry in found if entry.name.removeprefix(start).isdecimal()]
 
 
 def _number(entry: Entry) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import groupby
 
 from llmcore.artifacts import lease as leases
 from llmcore.artifacts import roots, working
 from llmcore.artifacts.backends import Entry
+from llmcore.artifacts.jobs import read_memo
 from llmcore.artifacts.manifest import (
     Manifest,
     manifest_entries,
@@ -49,13 +52,21 @@ def collect(store: Store, older_than: timedelta = YOUNGEST) -> Iterator[Entry]:
         lease = leases.take(store, roots.COLLECTION, lambda: True, _somebody_collects)
         if lease is None:
             return
+        delete = partial(survey.delete, check=lease.check_fresh)
         try:
             still = [entry for entry in survey.garbage() if entry.name in batch]
-            yield from (entry for entry in store.each(still, survey.delete) if entry is not None)
+            # several go at a time, and no blob may go before the last of the records that name it
+            for _, group in groupby(still, key=_floor):
+                yield from (entry for entry in store.each(group, delete) if entry is not None)
         finally:
             lease.give_back()
     for folder in working.abandoned():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _floor(entry: Entry) -> int:
+    """0 for manifests, 1 for memos, 2 for what these name and all else."""
+    return {"artifacts": 0, "editions": 0, "memo": 1}.get(entry.name.split("/")[0], 2)
 
 
 def _somebody_collects(holder: str) -> None:
@@ -121,14 +132,18 @@ class Survey:
             *self._broken_off(last_moment),
         ]
 
-    def delete(self, entry: Entry) -> Entry | None:
-        """Delete what `garbage` named, unless it was renewed since; None then."""
+    def delete(self, entry: Entry, check: Callable[[], None]) -> Entry | None:
+        """Delete what `garbage` named, unless it was renewed since; None then.
+
+        check: raises where runs may have gone on without waiting for this collection.
+        """
         if entry.name in self._unfinished:
             self.store.backend.abandon(entry)
             return entry
         now = self.store.backend.entry(entry.name)
         if now is None or now.written != entry.written:
             return None
+        check()
         self.store.backend.delete(entry.name)
         return entry
 
@@ -192,6 +207,6 @@ class Survey:
 
     def _read_memos(self, memos: list[Entry]) -> None:
         new = [memo.name for memo in memos if memo.name not in self._memos]
-        for name, record in zip(new, self.store.each(new, self.store.record), strict=True):
-            outputs = (record or {}).get("outputs", {})
+        for name, record in zip(new, self.store.each(new, lambda name: read_memo(self.store, name)), strict=True):
+            outputs = record["outputs"] if record is not None else {}
             self._memos[name] = {blob_name(output["blob"], suffix_of(file)) for file, output in outputs.items()}

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmcore.artifacts import roots
+from llmcore.artifacts.keys import with_check, without_check
 from llmcore.artifacts.lineage import ref_of
 from llmcore.artifacts.manifest import Manifest, manifest_entries, manifest_of, parse_name, read_manifest, read_record
 from llmcore.artifacts.store import Store
@@ -45,20 +46,28 @@ def summaries(store: Store, stage: str = "") -> list[Summary]:
     """Every artifact (and further edition), of one stage or of all, by the time its making began."""
     entries = {entry.name: entry.written.isoformat() for entry in manifest_entries(store, stage)}
     with closing(_remembered(store)) as memory:
-        rows = memory.execute("SELECT name, written, summary FROM artifacts").fetchall()
-        known = {name: Summary(*json.loads(text)) for name, written, text in rows if entries.get(name) == written}
+        rows: list[tuple[str, str, str]] = []
+        known: dict[str, Summary] = {}
+        with suppress(sqlite3.Error, UnicodeDecodeError):  # what is damaged is read anew
+            rows = memory.execute("SELECT name, written, summary FROM artifacts").fetchall()
+        for name, written, text in rows:
+            with suppress(ValueError, TypeError, AttributeError):
+                if entries.get(name) == written:
+                    known[name] = Summary(**without_check(json.loads(text)))
         new = [name for name in entries if name not in known]
         for name, summary in zip(new, store.each(new, lambda name: _summary(store, name)), strict=True):
             if summary is not None:
                 known[name] = summary
-        with suppress(sqlite3.Error):  # remembering is a convenience
-            told = [(n, entries[n], json.dumps(list(asdict(known[n]).values()))) for n in new if n in known]
+        with suppress(sqlite3.Error, UnicodeDecodeError):  # remembering is a convenience
+            told = [(n, entries[n], json.dumps(with_check(asdict(known[n])))) for n in new if n in known]
             memory.executemany("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?)", told)
             if not stage:
                 gone = [(name,) for name, _, _ in rows if name not in entries]
                 memory.executemany("DELETE FROM artifacts WHERE name = ?", gone)
             memory.commit()
-    return sorted((known[name] for name in entries if name in known), key=lambda summary: summary.started)
+    # a forced run writes its manifest as an edition too
+    found = {(s.stage, s.key, s.seal): s for s in (known[name] for name in entries if name in known)}
+    return sorted(found.values(), key=lambda summary: summary.started)
 
 
 def last_of(store: Store, stage: str, step: str) -> Manifest | None:
@@ -116,7 +125,7 @@ def _remembered(store: Store) -> sqlite3.Connection:
             memory = sqlite3.connect(place, timeout=BUSY_SECONDS)
             memory.execute("CREATE TABLE IF NOT EXISTS artifacts (name TEXT PRIMARY KEY, written TEXT, summary TEXT)")
             return memory
-        except (OSError, sqlite3.Error):
+        except (OSError, sqlite3.Error, UnicodeDecodeError):
             continue
     raise LlmcoreError("sqlite cannot make a database in memory; the Python installation is broken")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from llmcore.artifacts.keys import key_of
+from llmcore.artifacts.keys import key_of, with_check, without_check
 from llmcore.artifacts.manifest import Output
 from llmcore.artifacts.processes import end_with_parent
 from llmcore.artifacts.recipe import Recipe, StoreFiles, own_identity, read_table
@@ -137,10 +137,22 @@ def run_job(store: Store, chunk: Chunk, job: ShardJob, side: Mapping[str, Any], 
         "metrics": dict(result.metrics),
     }
     if chunk.force:
-        store.replace(job.memo, memo)
+        store.replace(job.memo, with_check(memo))
     else:
-        store.commit(job.memo, memo)
+        store.commit(job.memo, with_check(memo))
     store.check_found(found, f"{stage.name}: {job.shard}")
+    return memo
+
+
+def read_memo(store: Store, name: str) -> Memo | None:
+    """The memo stored under a name; None if there is none. LlmcoreError if it is damaged."""
+    record = store.record(name)
+    try:
+        memo = None if record is None else without_check(record)
+        if memo is not None and not {"stem", "rows_read", "outputs", "metrics"} <= memo.keys():
+            raise ValueError("a field is missing")
+    except ValueError as error:
+        raise LlmcoreError(f"damaged record {name} in {store.uri}: {error}; delete it to have it remade") from error
     return memo
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from llmcore.errors import LlmcoreError
 
+CHECK = "check"  # the hash of a record's other fields
+
 
 class UnstableValueError(LlmcoreError):
     """A value has no encoding that is equal on every machine and in every process."""
@@ -32,6 +34,19 @@ def canonical_json(value: Any) -> bytes:
 def key_of(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def with_check(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the hash of all it says, for `without_check` to look at."""
+    return {**record, CHECK: key_of(record)}
+
+
+def without_check(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `with_check` was given. ValueError if it was damaged since; records of 0.1 have no hash and pass."""
+    rest = {name: value for name, value in record.items() if name != CHECK}
+    if CHECK in record and record[CHECK] != key_of(rest):
+        raise ValueError("its hash differs")
+    return rest
 
 
 def deciding_fields(params: Any) -> dict[str, Any]:

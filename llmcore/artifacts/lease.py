@@ -42,6 +42,7 @@ class Lease:
         self.owner = owner
         self._number = number
         self._lost = False
+        self._renewed = _steady_seconds()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_ended, daemon=True, name=f"lease-{row.prefix[5:13]}")
@@ -59,6 +60,15 @@ class Lease:
         """Raise LeaseLostError if the renewing thread found the lease taken; asks nobody."""
         if self._lost:
             raise LeaseLostError(f"lost the lease {self.row.prefix}: another process took the work over")
+
+    def check_fresh(self) -> None:
+        """Raise LeaseLostError unless it was renewed so lately that nobody can take the holder for dead; asks nobody.
+
+        For what must not be done by a holder who was suspended or cut off meanwhile.
+        """
+        self.check_quickly()
+        if _steady_seconds() - self._renewed > SECONDS_TO_LIVE / 2:
+            raise LeaseLostError(f"the lease {self.row.prefix} was not renewed in time: others may go on; run again")
 
     def give_back(self) -> None:
         """Let the next one have it. Raises nothing, because it is called while other errors are under way."""
@@ -85,12 +95,12 @@ class Lease:
             _warn_that_it_stays(self.row, str(error))
 
     def _renew(self) -> None:
-        number = self._number + 1
+        number, began = self._number + 1, _steady_seconds()
         # a write that was tried again may have met itself
         if not self.row.create(number, _record(self.owner)) and not self._is_mine(number):
             self._lost = True
             return
-        self._number = number
+        self._number, self._renewed = number, began
         self.row.forget_before(number)
 
     def _is_mine(self, number: int) -> bool:
@@ -155,6 +165,11 @@ def holder(store: Store, key: str, watch: Watch | None = None) -> str | None:
     if watch is not None and watch.look(newest) > SECONDS_TO_LIVE:
         return None
     return _who(newest)
+
+
+def _steady_seconds() -> float:
+    """A clock that nobody sets and that, where there is such a one, goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _who(epoch: Epoch) -> str:

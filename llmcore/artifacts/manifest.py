@@ -278,6 +278,7 @@ def read_record(store: Store, name: str) -> Manifest | None:
             and (legacy or manifest.sealed() == manifest.seal)
             and manifest.seal.startswith(edition)
             and (listing or outputs_digest(outputs) == manifest.digest)
+            and (listing or all(type(output.bytes) is int for output in outputs.values()))
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise LlmcoreError(f"damaged record {name} in {store.uri}: {error!r}; delete it to have it remade") from error
@@ -308,6 +309,9 @@ def manifest_entries(store: Store, stage: str = "") -> Iterator[Entry]:
 def manifests(store: Store, stage: str = "") -> Iterator[Manifest]:
     """Every committed artifact, of one stage or of all, and each of its editions."""
     names = [entry.name for entry in manifest_entries(store, stage)]
+    told: set[tuple[str, str, str]] = set()
     for manifest in store.each(names, lambda name: read_record(store, name)):
-        if manifest is not None:
+        # a forced run writes its manifest as an edition too
+        if manifest is not None and (place := (manifest.stage, manifest.key, manifest.seal)) not in told:
+            told.add(place)
             yield manifest

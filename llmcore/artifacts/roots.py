@@ -65,12 +65,14 @@ def set_ref(store: Store, name: str, record: Mapping[str, Any], after: int | Non
     """Move a ref to another record; False if `after` is named and the ref is no longer at that number.
 
     record: plain data with `stage` and `key`; every mapping inside it that has both is kept by the collector.
+    after: a number that `ref` told, or 0 if it told of none.
     """
     row = Epochs(store, f"{REFS}/{_checked(name)}")
     while True:
         newest = row.newest()
         number = newest.number if newest is not None else 0
-        if after is not None and number != after:
+        seen = number if newest is not None and newest.record.get("stage") else 0  # 0: a dropped ref is none
+        if after is not None and seen != after:
             return False
         if row.create(number + 1, {**record, "moved_by": uuid.uuid4().hex}):
             row.forget_before(number + 1)
@@ -184,10 +186,11 @@ class RunRoot:
             raise LlmcoreError(
                 f"this run was silent for {SILENT_SECONDS:.0f} s, and `llmcore gc` took it for dead; run again"
             )
-        if not self._row.create(self._number + 1, {**self._record, "number": self._number + 1}):
-            raise LlmcoreError(f"{self._row.prefix}: somebody else writes the root of this run; this is a defect")
-        self._number += 1
-        self._row.forget_before(self._number)
+        number = self._number + 1
+        while not self._row.create(number, {**self._record, "number": number}):
+            number += 1  # nobody else writes here: the write before reached the store, and only its answer was lost
+        self._number = number
+        self._row.forget_before(number)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):

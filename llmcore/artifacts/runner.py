@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from llmcore.artifacts import lease as leases
-from llmcore.artifacts.jobs import Memo, ShardJob, chunk_of, jobs_to_do, run_chunk, shard_jobs, shard_stem
+from llmcore.artifacts.jobs import Memo, ShardJob, chunk_of, jobs_to_do, read_memo, run_chunk, shard_jobs, shard_stem
 from llmcore.artifacts.lineage import manifests_behind
 from llmcore.artifacts.manifest import (
     INLINE_FILES,
@@ -81,7 +81,7 @@ def commit_shards(
     """
     jobs, known = shard_jobs(recipe), dict(fresh or {})
     old = [job for job in jobs if job.memo not in known]
-    for job, memo in zip(old, store.each(old, lambda job: store.record(job.memo)), strict=True):
+    for job, memo in zip(old, store.each(old, lambda job: read_memo(store, job.memo)), strict=True):
         if memo is None:
             raise LlmcoreError(f"{recipe.step.name}: shard {job.shard} was not computed; run again")
         known[job.memo] = memo
@@ -265,6 +265,8 @@ def commit(
     if force and first.seal != manifest.seal:
         if first.seal:  # what others were made from stays
             store.commit(manifest_name(first.stage, first.key, first.seal), first.plain())
+        # another forced run may have looked before, and replace this one without having seen it
+        store.commit(manifest_name(manifest.stage, manifest.key, manifest.seal), manifest.plain())
         store.replace(name, manifest.plain())
         return manifest.ref(store)
     return find(store, recipe) or first.ref(store)

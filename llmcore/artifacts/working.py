@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,9 @@ from llmcore.errors import LlmcoreError
 
 PREFIX = "llmcore-"
 OWNER = "owner.json"
+WORK = "work"
+INSIDE = {OWNER, WORK}
+ABANDONED_SECONDS = 24 * 3600.0
 
 
 @contextmanager
@@ -23,7 +28,7 @@ def working_folder() -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         (home / OWNER).write_text(json.dumps(processes.identity()))
-        inside = home / "work"
+        inside = home / WORK
         inside.mkdir()
         yield inside
     except OSError as error:
@@ -35,8 +40,19 @@ def working_folder() -> Iterator[Path]:
 
 
 def abandoned() -> Iterator[Path]:
-    """Working folders on this machine whose process is gone."""
+    """Working folders on this machine whose process is gone.
+
+    One that does not say whose it is, because the process died as it began or as it cleaned up, counts after a day.
+    """
     for home in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError, ValueError):
-            if processes.is_dead(json.loads((home / OWNER).read_text())):
+        with suppress(OSError):
+            if _is_abandoned(home):
                 yield home
+
+
+def _is_abandoned(home: Path) -> bool:
+    try:
+        return processes.is_dead(json.loads((home / OWNER).read_text()))
+    except (FileNotFoundError, ValueError):
+        ours = re.fullmatch(PREFIX + r"[a-z0-9_]{8}", home.name) and {path.name for path in home.iterdir()} <= INSIDE
+        return bool(ours) and time.time() - home.stat().st_mtime > ABANDONED_SECONDS
