@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import tempfile
@@ -11,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmcore.artifacts import processes
-from llmcore.errors import LlmcoreError
+from llmcore.artifacts.disk import is_full
+from llmcore.errors import NoSpaceError
 
 PREFIX = "llmcore-"
 OWNER = "owner.json"
@@ -27,8 +27,8 @@ def working_folder() -> Iterator[Path]:
         inside.mkdir()
         yield inside
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LlmcoreError(f"no space left in {home.parent}: free some or set TMPDIR, then run again") from error
+        if is_full(error):
+            raise NoSpaceError(f"no space left in {home.parent}: free some or set TMPDIR, then run again") from error
         raise
     finally:
         shutil.rmtree(home, ignore_errors=True)

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from llmcore.artifacts.disk import check_written
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
-from llmcore.artifacts.written import check_written
 from llmcore.errors import LlmcoreError
 from llmcore.selection.versions import left
 from llmcore.tokens.draw import first_within

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from llmcore.artifacts.disk import ask_for_room
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
-from llmcore.artifacts.written import require_space
 
 Format = Literal["f16", "q8_0", "q4_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k"]
 MEASURED_TOGETHER = 1 << 30  # bytes of weights in memory at once, the full model's and those read back
@@ -65,7 +65,7 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
         entries: list[dict[str, Any]] = []
         losses = fidelity.NOTHING
         for names in _groups(params.formats, weights):
-            require_space(folder, 2 * weights * len(names), f"{' and '.join(names)} of this model")
+            ask_for_room(folder, 2 * weights * len(names), f"{folder} (TMPDIR)")
             restored = {name: Path(temporary) / name for name in names}
             for name, place in restored.items():
                 run.progress(len(entries), len(params.formats), f"writing {name}")

@@ -14,7 +14,6 @@ import os
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once; without it sums have no fixed order
 
 import ctypes
-import errno
 import hashlib
 import json
 import math
@@ -35,6 +34,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llmcore.artifacts.disk import is_full
 from llmcore.artifacts.keys import deciding_fields
 from llmcore.errors import LlmcoreError, NoSpaceError, UsageError
 from llmcore.model import huggingface
@@ -433,8 +433,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _named(error: Exception) -> Exception:
     """An error of the machine's, as the line that names it."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError(f"train: no space left for {error.filename or 'the training'}; free some and run again")
+    if is_full(error):
+        where = getattr(error, "filename", None) or "the training"
+        return NoSpaceError(f"train: no space left for {where}; free some and run again")
     # on a processor torch raises a plain RuntimeError
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return OutOfMemoryError(error)
