@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 from llmcore.artifacts.disk import ask_for_room
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
+from llmcore.selection.versions import left
 
 Format = Literal["f16", "q8_0", "q4_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k"]
 MEASURED_TOGETHER = 1 << 30  # bytes of weights in memory at once, the full model's and those read back
@@ -42,7 +43,8 @@ class QuantiseParams(Params):
 def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> dict[str, Any]:
     """Write gguf/model-FORMAT.gguf for each format, and quantisation.json with sizes and losses.
 
-    Roles: model (config.json, model.safetensors), tokenizer (tokenizer.json …), tokens (validation/*.parquet).
+    Roles: model (config.json, model.safetensors), tokenizer (tokenizer.json …), tokens (validation/*.parquet), and
+    versions (dropped/, the documents that no longer stand; none without it).
     Raises UsageError when a K-quant is asked for without the extra, LlmcoreError when there is no held-out text.
     """
     from llmcore.release import fidelity, gguf_file, k_quants
@@ -53,8 +55,9 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
         gather(inputs["model"], MODEL_FILES, model)
         gather(inputs["tokenizer"], TOKENIZER_FILES, tokenizer)
         window = int(json.loads((model / "config.json").read_text())["max_position_embeddings"])
-        split = fidelity.held_out_split(inputs["tokens"])
-        sample = fidelity.sample(inputs["tokens"], params.tokens, window, split)
+        gone = left(inputs.get("versions"))
+        split = fidelity.held_out_split(inputs["tokens"], gone)
+        sample = fidelity.sample(inputs["tokens"], params.tokens, window, split, gone)
         folder = run.out / "gguf"
         folder.mkdir()
         f16 = folder / "model-f16.gguf" if "f16" in params.formats else Path(temporary) / "f16.gguf"
@@ -146,5 +149,5 @@ def _metrics(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    "quantise", version=1, role="quantised", params=QuantiseParams, function="llmcore.release.quantise:quantise"
+    "quantise", version=2, role="quantised", params=QuantiseParams, function="llmcore.release.quantise:quantise"
 )
