@@ -235,9 +235,10 @@ def document_chain(root: Path, tokenizer: Tokenizer) -> Chain:
     )
     chain.write("split", {f"kept/{shard}": parts})
     chain.add("split", "split", {"documents": "quality"})
+    own_part = {split: parts.filter(pl.col("split") == split) for split in ("train", "validation", "test")}
     tables = {
-        f"{split}/{shard}": token_table(tokenizer, parts.filter(pl.col("split") == split)["text"].to_list())
-        for split in ("train", "validation", "test")
+        f"{split}/{shard}": token_table(tokenizer, part["text"].to_list()).with_columns(part["id"], part["source"])
+        for split, part in own_part.items()
     }
     tokenizer.save(str(root / "tokenizer" / "tokenizer.json"))
     chain.add("tokenizer", "tokenizer", {"documents": "split"})

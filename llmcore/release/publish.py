@@ -114,7 +114,7 @@ def _licence_text(params: PublishParams) -> str:
 
 STAGE = Stage(
     "publish",
-    version=2,
+    version=3,
     role="published",
     params=PublishParams,
     function="llmcore.release.publish:publish",
