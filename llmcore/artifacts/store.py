@@ -2,7 +2,7 @@
 
     blobs/sha256/ab/abcd….parquet     immutable bytes
     artifacts/<stage>/<key>.json      manifest, written last: it is the commit
-    memo/<stage>/<shard-key>.json     the same for one shard
+    memo/<stage>/<shared>/<shard-key>.json  the same for one shard
     editions/<stage>/<key>/<seal>.json  a manifest of the same bytes that another recipe leads to
     roots/refs/<name>/<number>        a named artifact: the newest number counts
     roots/runs/<run>/<number>         what a run under way needs
