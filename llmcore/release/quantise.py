@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from llmcore.artifacts.disk import ask_for_room
+from llmcore.artifacts.export import gather
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
+from llmcore.artifacts.working import working_folder
 from llmcore.selection.versions import left
 
 Format = Literal["f16", "q8_0", "q4_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k"]
@@ -50,8 +51,8 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
     from llmcore.release import fidelity, gguf_file, k_quants
 
     k_quants.check_available(params.formats)
-    with tempfile.TemporaryDirectory(prefix="llmcore-") as temporary:
-        model, tokenizer = Path(temporary) / "model", Path(temporary) / "tokenizer"
+    with working_folder() as temporary:
+        model, tokenizer = temporary / "model", temporary / "tokenizer"
         gather(inputs["model"], MODEL_FILES, model)
         gather(inputs["tokenizer"], TOKENIZER_FILES, tokenizer)
         window = int(json.loads((model / "config.json").read_text())["max_position_embeddings"])
@@ -60,7 +61,7 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
         sample = fidelity.sample(inputs["tokens"], params.tokens, window, split, gone)
         folder = run.out / "gguf"
         folder.mkdir()
-        f16 = folder / "model-f16.gguf" if "f16" in params.formats else Path(temporary) / "f16.gguf"
+        f16 = folder / "model-f16.gguf" if "f16" in params.formats else temporary / "f16.gguf"
         if not set(params.formats).isdisjoint({"f16", *k_quants.FORMATS}):
             gguf_file.write(model, tokenizer, f16, "f16")
 
@@ -69,7 +70,7 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
         losses = fidelity.NOTHING
         for names in _groups(params.formats, weights):
             ask_for_room(folder, 2 * weights * len(names), f"{folder} (TMPDIR)")
-            restored = {name: Path(temporary) / name for name in names}
+            restored = {name: temporary / name for name in names}
             for name, place in restored.items():
                 run.progress(len(entries), len(params.formats), f"writing {name}")
                 path = folder / f"model-{name}.gguf"
@@ -125,15 +126,6 @@ def _write(model: Path, tokenizer: Path, f16: Path, path: Path, restored: Path) 
         "types": dict(written.tensors),
         "kept_at_16_bits": list(fallback),
     }
-
-
-def gather(files: Files, names: tuple[str, ...], folder: Path) -> None:
-    """Lay those files of an artifact that exist side by side in a folder, as loaders want them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    present = set(files.names())
-    for name in names:
-        if name in present:
-            shutil.copyfile(files.path(name), folder / name)
 
 
 def _metrics(report: Mapping[str, Any]) -> dict[str, Any]:
