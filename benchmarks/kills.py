@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -82,8 +83,11 @@ def killed_at(process: subprocess.Popen[bytes], store: Store, wanted: str, draws
     return None
 
 
-def storm(kills: int, seed: int, environment: Mapping[str, str], folder: Path) -> dict[str, object]:
-    """Until so many kills have hit, and the last run came through."""
+def storm(kills: int, seed: int, environment: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """Until so many kills have hit, and the last run came through. folder: empty.
+
+    Returns kills, by_stage, through, and differing: what is not as it is without any kill, which must be nothing.
+    """
     draws = random.Random(seed)
     calm = small_config(folder / "calm")
     run_to_the_end(calm, environment)

@@ -30,6 +30,7 @@ from llmcore.errors import LlmcoreError
 
 ROW_GROUP_ROWS = 8192
 MEMO_DIGITS = 16
+PARQUET_END = b"PAR1"  # behind the footer, which is written last
 
 Memo = dict[str, Any]  # stem, rows_read, outputs (name -> Output as plain data), metrics
 
@@ -164,6 +165,8 @@ def _named_tables(result: ShardResult, stem: str) -> Iterator[tuple[str, pl.Data
 def _put_table(store: Store, folder: Path, table: pl.DataFrame, name: str, found: set[str]) -> Output:
     path = folder / name.replace("/", "_")
     table.write_parquet(path, compression="zstd", compression_level=3, row_group_size=ROW_GROUP_ROWS)
+    if path.read_bytes()[-len(PARQUET_END) :] != PARQUET_END:
+        raise LlmcoreError(f"{name}: cut off while it was written to {folder}; free some space, then run again")
     blob = store.put_blob(path, ".parquet", found)
     size = path.stat().st_size
     path.unlink()

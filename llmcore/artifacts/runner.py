@@ -105,7 +105,7 @@ def commit_shards(
     if rows_read:
         metrics["rows_read"] = rows_read
     extra = {"shards": len(jobs), "shards_computed": len(fresh or {})}
-    return _commit(store, recipe, outputs, metrics, run_record(started or datetime.now(UTC), flow_run) | extra, force)
+    return commit(store, recipe, outputs, metrics, run_record(started or datetime.now(UTC), flow_run) | extra, force)
 
 
 # global stages
@@ -193,7 +193,7 @@ def _run_global(
         made = store.each(paths, lambda path: _put_file(store, path, found))
         outputs = run.carried | {str(path.relative_to(out)): output for path, output in zip(paths, made, strict=True)}
         lease.check()
-        ref = _commit(store, recipe, outputs, metrics, run_record(started, flow_run), force)
+        ref = commit(store, recipe, outputs, metrics, run_record(started, flow_run), force)
         store.check_found(found, recipe.step.name)
     drop_scratch(store, recipe.key)
     return ref
@@ -226,14 +226,18 @@ def build(
     return commit_shards(store, recipe, fresh, flow_run, started, force)
 
 
-def _commit(
+def commit(
     store: Store,
     recipe: Recipe,
     outputs: Mapping[str, Output],
     metrics: Mapping[str, Any],
     run: Mapping[str, Any],
-    force: bool,
+    force: bool = False,
 ) -> ArtifactRef:
+    """Write the manifest of a recipe whose outputs are in the store; the artifact exists from then on.
+
+    Whoever commits first wins. force: take the place of what was there, which stays as an edition.
+    """
     outputs = dict(sorted(outputs.items()))
     manifest = _sealed(
         Manifest(

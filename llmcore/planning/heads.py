@@ -14,7 +14,6 @@ from llmcore.artifacts.keys import difference
 from llmcore.artifacts.lineage import ref_of
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import Recipe, Step
-from llmcore.artifacts.shards import generation_of
 from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.planning.chain import Chain, build, fetching
@@ -117,8 +116,11 @@ def snapshot_for(store: Store, name: str, fetching: Mapping[str, Step], head: He
 
 def remember_model(store: Store, name: str, done: Mapping[str, ArtifactRef]) -> None:
     """Point the ref NAME to the published artifact, if the run came that far."""
-    if "publish" in done:
-        roots.set_ref(store, name, done["publish"].plain())
+    if "publish" not in done:
+        return
+    record, current = done["publish"].plain(), roots.ref(store, name)
+    if current is None or any(current.record.get(field) != value for field, value in record.items()):
+        roots.set_ref(store, name, record)
 
 
 def remember_dataset(store: Store, name: str, done: Mapping[str, ArtifactRef], head: Head, reset: bool = False) -> None:
@@ -189,4 +191,4 @@ def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _generations(fetched: Manifest) -> Iterator[int]:
-    return (number for name in fetched.outputs if (number := generation_of(name)) is not None)
+    return (int(number) for folder in fetched.folders.values() for number in folder.generations)

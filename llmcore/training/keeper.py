@@ -14,6 +14,7 @@ from llmcore.training.marker import FOLDER, markers
 KEEP_SECONDS = 60.0  # between two copies
 FIRST_RETRY_SECONDS = 5.0  # after a copy that failed; then twice that, and so on
 LAST_RETRY_SECONDS = 120.0
+LONG_SECONDS = 60.0  # that a copy takes: worth a word, for the store itself waits outages out
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Keeper:
         self.kept = ""  # the newest checkpoint that a copy has taken
         self.error: BaseException | None = None  # of the last copy; None if it went well
         self._since = time.monotonic()  # of the last copy that went well
+        self._began: float | None = None  # of the copy under way
         self._failures = 0
         self._ended = threading.Event()
         self._hurry = threading.Event()
@@ -39,10 +41,12 @@ class Keeper:
     @property
     def trouble(self) -> str:
         """For how long no copy succeeded, and why; "" while all is well."""
-        error = self.error
-        if error is None:
-            return ""
-        return f"no checkpoint copied for {time.monotonic() - self._since:.0f} s: {error}"
+        error, began, now = self.error, self._began, time.monotonic()
+        if error is not None:
+            return f"no checkpoint copied for {now - self._since:.0f} s: {error}"
+        if began is not None and now - began > LONG_SECONDS:
+            return f"copying a checkpoint for {now - began:.0f} s"
+        return ""
 
     def finish(self, seconds: float, newest: bool, tell: Callable[[], None] = lambda: None) -> None:
         """End the copying, waiting for at most so many seconds; `trouble` says what was left undone.
@@ -85,6 +89,7 @@ class Keeper:
         newest = found[0].name if found else ""
         if newest == self.kept and not self._failures:
             return True
+        self._began = time.monotonic()
         try:
             self.run.keep_scratch()
         except Exception as error:
@@ -92,6 +97,8 @@ class Keeper:
             self._failures += 1
             log.warning("%s; trying again", self.trouble)
             return False
+        finally:
+            self._began = None
         if self._failures:
             log.warning("checkpoints are copied again, after %.0f s", time.monotonic() - self._since)
         self.kept, self.error, self._failures, self._since = newest, None, 0, time.monotonic()

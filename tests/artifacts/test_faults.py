@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from llmcore.artifacts.manifest import Manifest, manifests, resolve_ref
+from benchmarks.kills import storm
+from llmcore.artifacts.index import resolve_ref
+from llmcore.artifacts.manifest import Manifest, manifests
 from llmcore.artifacts.store import Store, blob_name, open_store, suffix_of
 from tests.small import small_config
 
@@ -40,28 +41,20 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, prefect_server: dict[s
     return open_store(f"file://{folder}/store")
 
 
-def test_killed_ten_times_the_model_is_the_same(
-    tmp_path: Path, prefect_server: dict[str, str], undisturbed: Store
+def test_killed_at_any_stage_everything_comes_out_the_same(tmp_path: Path, prefect_server: dict[str, str]) -> None:
+    told = storm(8, 20261121, prefect_server, tmp_path)
+    assert told["kills"] == 8 and told["through"] >= 1
+    assert told["differing"] == []
+
+
+@pytest.mark.nightly
+def test_killed_two_hundred_times_over_every_stage_everything_comes_out_the_same(
+    tmp_path: Path, prefect_server: dict[str, str]
 ) -> None:
-    config, moments = small_config(tmp_path), random.Random(20261121)
-    kills = 0
-    for _ in range(10):
-        process = subprocess.Popen(
-            [*LLMCORE, "run", str(config)], env=prefect_server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            # past the imports, so that the kill lands in the work
-            process.wait(moments.uniform(4.0, 14.0))
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills, "the first run ended before any kill"
-    llmcore("run", str(config), env=prefect_server)
-    store = open_store(f"file://{tmp_path}/store")
-    assert model_of(store).digest == model_of(undisturbed).digest
-    llmcore("verify", "small", "--store", store.uri, env=prefect_server)
+    told = storm(200, 1, prefect_server, tmp_path)
+    assert told["kills"] == 200
+    assert told["differing"] == []
+    assert len(told["by_stage"]) > 20
 
 
 def test_two_runs_at_once_end_well_with_the_same_digests(
@@ -130,6 +123,25 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_store_intact(
         llmcore("verify", "small", "--store", f"file://{small_disk}/store", env=prefect_server)
     finally:
         subprocess.run(["umount", "-l", str(small_disk)], check=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a folder read-only needs root")
+def test_a_store_that_cannot_be_written_to_serves_a_run_that_is_all_cached(
+    tmp_path: Path, prefect_server: dict[str, str]
+) -> None:
+    config, store = str(small_config(tmp_path)), str(tmp_path / "store")
+    llmcore("run", config, env=prefect_server)
+    if subprocess.run(["mount", "--bind", store, store], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", store], check=True)
+        done = llmcore("run", config, env=prefect_server)
+        assert done.stdout.strip().splitlines()[-1].startswith("model ")
+        changed = llmcore("run", config, "--force", "pack", env=prefect_server, check=False)
+        assert changed.returncode != 0
+        assert "cannot write" in changed.stderr.strip().splitlines()[-1]
+    finally:
+        subprocess.run(["umount", "-l", store], check=False)
 
 
 def test_lineage_reaches_the_sources(undisturbed: Store, prefect_server: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from llmcore.artifacts import lease, outage, processes
 from llmcore.artifacts.epochs import Epochs
 from llmcore.artifacts.store import Store, open_store
+from llmcore.errors import LlmcoreError
 from tests import s3_server
 from tests.delaying_proxy import Proxy, proxy
 from tests.prefect_server import wait_for
@@ -211,7 +212,7 @@ def test_a_lease_lost_during_an_outage_is_found_lost_before_the_commit(
     store, between = away
     held = took(store)
     between.away = True
-    with pytest.raises(lease.LlmcoreError, match="run again"):
+    with pytest.raises(LlmcoreError, match="run again"):
         held.check()
     held.check_quickly()
     between.away = False
