@@ -73,7 +73,7 @@ class S3Backend:
         self._probing = threading.Lock()
         self._probed = False
         endpoint = hashlib.sha256(str(self.client.meta.endpoint_url).encode()).hexdigest()[:12]
-        self.cache = BlobCache(cache_folder(), f"{endpoint}/{bucket}")
+        self.cache = BlobCache(cache_folder() / "blobs", f"{endpoint}/{bucket}")
 
     def _count(self, event_name: str, **_: Any) -> None:
         self.requests[event_name.rsplit(".", 1)[1]] += 1

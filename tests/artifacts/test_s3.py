@@ -97,11 +97,14 @@ def test_the_cache_keeps_to_its_bound_by_removing_what_was_used_least_recently(
     store, backend = new_store(bucket)
     digests = [put(store, tmp_path, os.urandom(10 * KILOBYTE)) for _ in range(30)]
     run_in_processes(store.uri, digests[:8])
-    age_copies(backend.cache.root)
+    remembered = tmp_path / "cache" / "digests.sqlite"
+    remembered.write_bytes(b"")
+    age_copies(tmp_path / "cache")
     store.fetch_blob(digests[0])
     for digest in digests[8:16]:
         store.fetch_blob(digest)
     assert bytes_in(backend.cache.root) <= 100 * KILOBYTE
+    assert remembered.exists(), "the bound is that of the copies"
     backend.requests.clear()
     store.fetch_blob(digests[0])  # the oldest file, but used since
     assert backend.requests["GetObject"] == 0
