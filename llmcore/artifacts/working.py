@@ -22,7 +22,7 @@ def working_folder() -> Iterator[Path]:
     """A temporary folder that goes with its context. A full disk below it is one clear line."""
     home = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
-        (home / OWNER).write_text(json.dumps(processes.identity()))
+        sign(home)
         inside = home / "work"
         inside.mkdir()
         yield inside
@@ -34,9 +34,14 @@ def working_folder() -> Iterator[Path]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def abandoned() -> Iterator[Path]:
-    """Working folders on this machine whose process is gone."""
+def sign(folder: Path) -> None:
+    """Say that a temporary folder, whose name begins with PREFIX, is this process's."""
+    (folder / OWNER).write_text(json.dumps(processes.identity()))
+
+
+def remove_abandoned() -> None:
+    """Remove the temporary folders on this machine whose process is gone."""
     for home in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError, ValueError):
             if processes.is_dead(json.loads((home / OWNER).read_text())):
-                yield home
+                shutil.rmtree(home, ignore_errors=True)
