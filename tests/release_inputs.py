@@ -18,6 +18,7 @@ import polars as pl
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from llmcore.artifacts.manifest import OLD_ROLES
 from llmcore.model import huggingface
 from llmcore.model.transformer import ModelConfig, Transformer
 from llmcore.release import publish, quantise
@@ -27,17 +28,6 @@ from tests.local_files import LocalFiles, LocalRun
 TEXTS: Sequence[str] = tuple(topics[name] for name in sorted(topics))  # Python's own manual: some 460 kB of English
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|reserved_0|>")
 WINDOW = 128
-ROLES = {
-    "crawl": "fetch",
-    "ingest": "ingest",
-    "split": "split",
-    "tokenizer": "tokenizer",
-    "tokenise": "tokens",
-    "pack": "plan",
-    "train": "model",
-    "evaluate": "evaluation",
-    "quantise": "quantised",
-}
 HOSTILE = '<script>alert("x")</script> | `rm` ](http://evil) &amp; \u202e'
 
 
@@ -158,7 +148,7 @@ class Chain:
             {
                 "step": step,
                 "stage": stage,
-                "role": ROLES.get(stage, ""),
+                "role": OLD_ROLES.get(stage, ""),
                 "key": hashlib.sha256(f"{step}{digest}".encode()).hexdigest(),
                 "digest": digest,
                 "version": 1,
