@@ -7,7 +7,6 @@ when its standard input does, which is when the run ends in whatever way, and ta
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import shutil
@@ -23,7 +22,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from llmcore.artifacts import processes, working
+from llmcore.artifacts import working
+from llmcore.artifacts.memory import cache_folder
 from llmcore.errors import LlmcoreError
 
 START_SECONDS = 180.0  # on a busy machine; ten seconds otherwise
@@ -43,7 +43,7 @@ def server_for_a_run() -> Iterator[Server | None]:
     if PREFECT_API_URL.value():
         yield None
         return
-    remove_left_folders()
+    working.remove_abandoned()  # of killed runs, and of servers that were killed together with theirs
     server = Server()
     try:
         # nobody will look at the logs in its database; the variable is for processes that the flow starts
@@ -68,7 +68,7 @@ class Server:
         import prefect
 
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        (self.folder / working.OWNER).write_text(json.dumps(processes.identity()))
+        working.sign(self.folder)
         self._template = _template(prefect.__version__)
         with suppress(OSError):
             shutil.copyfile(self._template, self._database)
@@ -150,15 +150,8 @@ class Server:
                 part.unlink(missing_ok=True)
 
 
-def remove_left_folders() -> None:
-    """Remove the temporary folders of killed runs, and of servers that were killed together with theirs."""
-    for folder in working.abandoned():
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _template(version: str) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "llmcore-prefect" / f"{version}.db"
+    return cache_folder() / "prefect" / f"{version}.db"
 
 
 def _links_nowhere(record: logging.LogRecord) -> bool:

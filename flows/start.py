@@ -16,6 +16,7 @@ from prefect import Flow
 from flows.chain import step_with
 from flows.quiet import forget_unsent_events, without_tracebacks
 from flows.server import server_for_a_run
+from llmcore.artifacts.backends import FileBackend
 from llmcore.artifacts.export import export_files
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import StoreFiles
@@ -115,8 +116,7 @@ def say_model(made: Made) -> None:
 
 def _exported(store: Store, name: str, published: Manifest) -> Path:
     """The model as ordinary files beside the store (or in ~/.llmcore/models for a store on S3)."""
-    local = store.uri.startswith("file://")
-    home = Path(store.uri.removeprefix("file://")).parent if local else Path.home() / ".llmcore"
+    home = store.backend.root.parent if isinstance(store.backend, FileBackend) else Path.home() / ".llmcore"
     folder = home / "models" / f"{name}-{published.digest[:12]}"
     if not folder.exists():
         try:

@@ -18,6 +18,7 @@ import polars as pl
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from llmcore.artifacts.manifest import OLD_ROLES
 from llmcore.model import huggingface
 from llmcore.model.transformer import ModelConfig, Transformer
 from llmcore.release import publish, quantise
@@ -27,17 +28,6 @@ from tests.local_files import LocalFiles, LocalRun
 TEXTS: Sequence[str] = tuple(topics[name] for name in sorted(topics))  # Python's own manual: some 460 kB of English
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|reserved_0|>")
 WINDOW = 128
-ROLES = {
-    "crawl": "fetch",
-    "ingest": "ingest",
-    "split": "split",
-    "tokenizer": "tokenizer",
-    "tokenise": "tokens",
-    "pack": "plan",
-    "train": "model",
-    "evaluate": "evaluation",
-    "quantise": "quantised",
-}
 HOSTILE = '<script>alert("x")</script> | `rm` ](http://evil) &amp; \u202e'
 
 
@@ -158,7 +148,7 @@ class Chain:
             {
                 "step": step,
                 "stage": stage,
-                "role": ROLES.get(stage, ""),
+                "role": OLD_ROLES.get(stage, ""),
                 "key": hashlib.sha256(f"{step}{digest}".encode()).hexdigest(),
                 "digest": digest,
                 "version": 1,
@@ -235,9 +225,10 @@ def document_chain(root: Path, tokenizer: Tokenizer) -> Chain:
     )
     chain.write("split", {f"kept/{shard}": parts})
     chain.add("split", "split", {"documents": "quality"})
+    own_part = {split: parts.filter(pl.col("split") == split) for split in ("train", "validation", "test")}
     tables = {
-        f"{split}/{shard}": token_table(tokenizer, parts.filter(pl.col("split") == split)["text"].to_list())
-        for split in ("train", "validation", "test")
+        f"{split}/{shard}": token_table(tokenizer, part["text"].to_list()).with_columns(part["id"], part["source"])
+        for split, part in own_part.items()
     }
     tokenizer.save(str(root / "tokenizer" / "tokenizer.json"))
     chain.add("tokenizer", "tokenizer", {"documents": "split"})

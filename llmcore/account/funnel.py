@@ -4,13 +4,17 @@ Counts come from the manifests; reasons, sources and bytes from the tables of th
 whose file names carry their step in front). Every count is also told by generation: what the first snapshot brought,
 and what each refresh. A document that a later version replaced, or that is gone, leaves at the door of `versions`, and
 counts neither as trained nor among the tokens of its split.
+
+Tables are read one shard at a time, and of each the columns that are counted: text where a stage wrote it, to measure
+it; of what is trained on, the sizes that `tokenise` wrote down.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import polars as pl
@@ -19,7 +23,6 @@ from llmcore.artifacts.shards import generation_name, generation_of, shard_order
 from llmcore.artifacts.stage import Files
 from llmcore.schema import DROPPED_SCHEMA
 
-SCAN_LIMIT = 4 << 30  # compressed bytes of text that are read again to count a stage's bytes; beyond it, unknown
 SPLITS = ("train", "validation", "test")
 
 
@@ -86,17 +89,16 @@ def funnel(manifests: Sequence[Mapping[str, Any]], history: Files) -> Funnel:
     names = history.names()
     steps = {manifest["step"]: manifest for manifest in manifests}
     files = {step: [name for name in names if name.startswith(f"{step}/")] for step in steps}
-    chosen, gone = (
-        _of_role(steps, files, "split", "kept"),
-        _left(_of_role(steps, files, "versions", "dropped"), history),
-    )
+    tokens = {split: _of_role(steps, files, "tokens", split) for split in SPLITS}
+    gone = _left(_of_role(steps, files, "versions", "dropped"), history)
+    trained = _trained(_of_role(steps, files, "split", "kept"), tokens["train"], history, gone)
     return Funnel(
         fetched=tuple(_fetched(step, files[step], history) for step in steps if _under(files[step], step, "fetches")),
         passages=tuple(_passages(steps, files, history)),
-        sources=_sources(_of_role(steps, files, "ingest", "kept"), chosen, history, gone),
-        domains=_domains(chosen, history, gone),
-        splits=_splits({split: _of_role(steps, files, "tokens", split) for split in SPLITS}, history, gone),
-        languages=_languages(chosen, history, gone),
+        sources=_sources(_of_role(steps, files, "ingest", "kept"), history, trained),
+        domains=_domains(trained),
+        splits=_splits(tokens, history, gone),
+        languages=_languages(trained),
     )
 
 
@@ -134,10 +136,27 @@ def _left(names: Sequence[str], history: Files) -> pl.DataFrame:
     return pl.concat([DROPPED_SCHEMA.to_frame().select("id"), *tables])
 
 
-def _trained(name: str, history: Files, gone: pl.DataFrame) -> pl.LazyFrame:
-    """The documents of one shard that are trained on."""
-    rows = pl.scan_parquet(history.path(name)).filter(pl.col("split") == "train")
+def _trained(chosen: Sequence[str], tokens: Sequence[str], history: Files, gone: pl.DataFrame) -> pl.DataFrame:
+    """Documents that are trained on and bytes of their text, by source, licence, domain and language."""
+    by = ("source", "licence", "domain", "lang")
+    domain = pl.col("url").str.extract(r"^https?://([^/?#]+)").alias("domain")
+    kept = {PurePosixPath(name).name: name for name in chosen}
+    parts = [pl.DataFrame(schema={**dict.fromkeys(by, pl.String), "documents": pl.Int64, "bytes": pl.Int64})]
+    for name in tokens:
+        sizes = _standing(pl.scan_parquet(history.path(name)), gone).select("id", "n_bytes")
+        facts = pl.scan_parquet(history.path(kept[PurePosixPath(name).name]))
+        rows = facts.select("id", "source", "licence", domain, pl.col("lang")).join(sizes, on="id")
+        sums = pl.len().cast(pl.Int64).alias("documents"), pl.col("n_bytes").cast(pl.Int64).sum().alias("bytes")
+        parts.append(rows.group_by(by).agg(*sums).collect())
+    return _summed(pl.concat(parts, how="vertical_relaxed"), *by)
+
+
+def _standing(rows: pl.LazyFrame, gone: pl.DataFrame) -> pl.LazyFrame:
     return rows.join(gone.lazy(), on="id", how="anti") if gone.height else rows
+
+
+def _summed(table: pl.DataFrame, *by: str) -> pl.DataFrame:
+    return table.group_by(by).agg(pl.col("documents", "bytes").sum())
 
 
 def _under(names: Sequence[str], step: str, folder: str) -> list[str]:
@@ -181,14 +200,13 @@ def _passage(manifest: Mapping[str, Any], kept: Counter[str], names: Sequence[st
         for name in _under(names, step, "dropped")
     ]
     left = pl.concat([left, *parts])
-    size = sum(out["bytes"] for name, out in manifest["outputs"].items() if name.startswith("kept/"))
     return Passage(
         step=step,
         stage=manifest["stage"],
         read=kept.total() + dropped.total(),
         kept=kept.total(),
         dropped=dropped.total(),
-        kept_bytes=_text_bytes(_under(names, step, "kept"), history) if size <= SCAN_LIMIT else None,
+        kept_bytes=_text_bytes(_under(names, step, "kept"), history),
         reasons=_counted(left, "reason"),
         generations=tuple(
             Share(
@@ -210,63 +228,38 @@ def _text_bytes(names: Sequence[str], history: Files) -> int | None:
     return sum(pl.scan_parquet(history.path(name)).select(size).collect().item() for name in names)
 
 
-def _by_licence(shards: Iterable[pl.LazyFrame]) -> pl.DataFrame:
-    sums = pl.len().alias("documents"), pl.col("text").str.len_bytes().cast(pl.Int64).sum().alias("bytes")
-    parts = [rows.group_by("source", "licence").agg(*sums).collect() for rows in shards]
-    empty = {"source": pl.String, "licence": pl.String, "documents": pl.UInt32, "bytes": pl.Int64}
-    table = pl.concat([pl.DataFrame(schema=empty), *parts], how="vertical_relaxed")
-    return table.group_by("source", "licence").agg(pl.col("documents", "bytes").sum())
-
-
-def _sources(
-    ingested: Sequence[str], chosen: Sequence[str], history: Files, gone: pl.DataFrame
-) -> tuple[dict[str, Any], ...]:
-    trained = _by_licence(_trained(name, history, gone) for name in chosen)
-    table = _by_licence(pl.scan_parquet(history.path(name)) for name in ingested).join(
-        trained.rename({"documents": "trained_documents", "bytes": "trained_bytes"}),
-        on=["source", "licence"],
-        how="left",
-    )
+def _sources(ingested: Sequence[str], history: Files, trained: pl.DataFrame) -> tuple[dict[str, Any], ...]:
+    by = ("source", "licence")
+    size = pl.col("text").str.len_bytes().cast(pl.Int64).sum().alias("bytes")
+    sums = pl.len().cast(pl.Int64).alias("documents"), size
+    shards = [pl.scan_parquet(history.path(name)).group_by(by).agg(*sums).collect() for name in ingested]
+    parts = [trained.select(*by, "documents", "bytes").clear(), *shards]
+    of_model = _summed(trained, *by).rename({"documents": "trained_documents", "bytes": "trained_bytes"})
     return tuple(
-        table.with_columns(pl.col("trained_documents", "trained_bytes").fill_null(0))
+        _summed(pl.concat(parts, how="vertical_relaxed"), *by)
+        .join(of_model, on=by, how="left", nulls_equal=True)
+        .with_columns(pl.col("trained_documents", "trained_bytes").fill_null(0))
         .sort("bytes", "source", "licence", descending=[True, False, False])
         .to_dicts()
     )
 
 
-def _domains(names: Sequence[str], history: Files, gone: pl.DataFrame) -> tuple[dict[str, Any], ...]:
-    domain = pl.col("url").str.extract(r"^https?://([^/?#]+)").alias("domain")
-    parts = [
-        _trained(name, history, gone)
-        .select(domain, pl.col("text").str.len_bytes().cast(pl.Int64).alias("bytes"))
-        .drop_nulls("domain")
-        .group_by("domain")
-        .agg(pl.len().cast(pl.Int64).alias("documents"), pl.col("bytes").sum())
-        .collect()
-        for name in names
-    ]
-    if not parts:
-        return ()
-    table = pl.concat(parts).group_by("domain").agg(pl.col("documents", "bytes").sum())
-    largest = table.sort("bytes", "domain", descending=[True, False]).head(max(1, -(-table.height // 10)))
-    return tuple(largest.to_dicts())
+def _domains(trained: pl.DataFrame) -> tuple[dict[str, Any], ...]:
+    table = _summed(trained.drop_nulls("domain"), "domain").sort("bytes", "domain", descending=[True, False])
+    return tuple(table.head(-(-table.height // 10)).to_dicts())
 
 
-def _languages(names: Sequence[str], history: Files, gone: pl.DataFrame) -> tuple[str, ...]:
-    parts = [_trained(name, history, gone).group_by("lang").len().collect() for name in names]
-    if not parts:
-        return ()
-    table = pl.concat(parts).drop_nulls("lang").group_by("lang").agg(pl.col("len").sum())
-    return tuple(table.sort("len", "lang", descending=[True, False])["lang"])
+def _languages(trained: pl.DataFrame) -> tuple[str, ...]:
+    table = _summed(trained.drop_nulls("lang"), "lang")
+    return tuple(table.sort("documents", "lang", descending=[True, False])["lang"])
 
 
 def _splits(names: Mapping[str, Sequence[str]], history: Files, gone: pl.DataFrame) -> tuple[dict[str, Any], ...]:
     sums = pl.len().cast(pl.Int64), *(pl.col(name).cast(pl.Int64).sum() for name in ("n_tokens", "n_bytes"))
     rows = []
     for split, shards in names.items():
-        scans = [pl.scan_parquet(history.path(name)) for name in shards]
-        stands = [scan.join(gone.lazy(), on="id", how="anti") if gone.height else scan for scan in scans]
-        parts = [shard.select(sums).collect().row(0) for shard in stands]
+        scans = (pl.scan_parquet(history.path(name)) for name in shards)
+        parts = [_standing(scan, gone).select(sums).collect().row(0) for scan in scans]
         documents, tokens, size = (sum(column) for column in zip(*parts, strict=True)) if parts else (0, 0, 0)
         rows.append({"split": split, "documents": documents, "tokens": tokens, "bytes": size})
     return tuple(rows)

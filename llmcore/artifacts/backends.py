@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from llmcore.artifacts.disk import REFUSED, ask_for_room, disk_errors
+from llmcore.artifacts.disk import REFUSED, ask_for_room, disk_errors, sync
 from llmcore.errors import UsageError
 
 COPY_BYTES = 1 << 20
@@ -113,14 +113,14 @@ class FileBackend:
                 os.link(aside, self._path(name))
             except FileExistsError:
                 return False
-            _sync_folder(self._path(name).parent)
+            sync(self._path(name).parent)
         return True
 
     def replace(self, name: str, data: bytes) -> None:
         with self._aside(name) as aside:
             _write_synced(aside, data)
             os.replace(aside, self._path(name))
-            _sync_folder(self._path(name).parent)
+            sync(self._path(name).parent)
 
     def upload(self, name: str, path: Path) -> None:
         with disk_errors("read", str(path), "make it readable"):
@@ -133,7 +133,7 @@ class FileBackend:
                 os.fsync(target.fileno())
             aside.chmod(0o444)
             os.replace(aside, self._path(name))
-            _sync_folder(self._path(name).parent)
+            sync(self._path(name).parent)
 
     def local(self, name: str, fresh: bool = False) -> Path | None:
         path = self._path(name)
@@ -249,11 +249,3 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""An artifact as ordinary files."""
+"""An artifact, or some files of one, as ordinary files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmcore.artifacts.disk import ask_for_room, disk_errors
 from llmcore.artifacts.manifest import Manifest
+from llmcore.artifacts.stage import Files
 from llmcore.artifacts.store import TRANSFERS, Store, suffix_of
 from llmcore.errors import LlmcoreError, UsageError
 
@@ -32,6 +33,15 @@ def export_files(store: Store, manifest: Manifest, folder: Path) -> None:
             made.rename(target)
 
 
+def gather(files: Files, names: tuple[str, ...], folder: Path) -> None:
+    """Lay those files of an artifact that exist side by side in a folder, as loaders want them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    present = set(files.names())
+    for name in names:
+        if name in present:
+            shutil.copyfile(files.path(name), folder / name)
+
+
 def _copy(store: Store, manifest: Manifest, folder: Path) -> None:
     outputs = list(manifest.outputs.items())
     for name, _ in outputs:
@@ -40,7 +50,7 @@ def _copy(store: Store, manifest: Manifest, folder: Path) -> None:
     # so many at a time, because a local cache of a remote store need not hold them all
     for start in range(0, len(outputs), TRANSFERS):
         some = outputs[start : start + TRANSFERS]
-        paths = store.fetch_blobs((output.blob, suffix_of(name), name) for name, output in some)
+        paths = store.each(some, lambda item: store.fetch_blob(item[1].blob, suffix_of(item[0]), item[0]))
         for (name, _), path in zip(some, paths, strict=True):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -60,8 +59,7 @@ def collect(store: Store, older_than: timedelta = YOUNGEST) -> Iterator[Entry]:
                 yield from (entry for entry in store.each(group, delete) if entry is not None)
         finally:
             lease.give_back()
-    for folder in working.abandoned():
-        shutil.rmtree(folder, ignore_errors=True)
+    working.remove_abandoned()
 
 
 def _floor(entry: Entry) -> int:

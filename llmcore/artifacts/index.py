@@ -1,30 +1,26 @@
 """Finding artifacts without reading all of them: names, prefixes of keys and digests, the last one of a step.
 
-What a manifest says in short never changes, so it is remembered on this machine (`LLMCORE_CACHE`, default
-`~/.cache/llmcore`) by the name and time of its record: one listing tells what is new. The file may be deleted at any
-time.
+What a manifest says in short never changes, so it is remembered on this machine by the name and time of its record: one
+listing tells what is new.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 
 from llmcore.artifacts import roots
-from llmcore.artifacts.keys import with_check, without_check
+from llmcore.artifacts.keys import key_of, with_check, without_check
 from llmcore.artifacts.lineage import ref_of
 from llmcore.artifacts.manifest import Manifest, manifest_entries, manifest_of, parse_name, read_manifest, read_record
+from llmcore.artifacts.memory import FAULTS, memory
 from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError, UsageError
 
 LEAST_DIGITS = 4  # of a prefix
-BUSY_SECONDS = 5.0
+TABLE = "artifacts (name TEXT PRIMARY KEY, written TEXT, summary TEXT)"
 
 
 @dataclass(frozen=True)
@@ -45,26 +41,24 @@ class Summary:
 def summaries(store: Store, stage: str = "") -> list[Summary]:
     """Every artifact (and further edition), of one stage or of all, by the time its making began."""
     entries = {entry.name: entry.written.isoformat() for entry in manifest_entries(store, stage)}
-    with closing(_remembered(store)) as memory:
-        rows: list[tuple[str, str, str]] = []
-        known: dict[str, Summary] = {}
-        with suppress(sqlite3.Error, UnicodeDecodeError):  # what is damaged is read anew
-            rows = memory.execute("SELECT name, written, summary FROM artifacts").fetchall()
-        for name, written, text in rows:
-            with suppress(ValueError, TypeError, AttributeError):
-                if entries.get(name) == written:
+    known: dict[str, Summary] = {}
+    forgotten: list[tuple[str]] = []
+    with suppress(*FAULTS), memory(_file(store), TABLE) as remembered:
+        for name, written, text in remembered.execute("SELECT name, written, summary FROM artifacts"):
+            if entries.get(name) == written:
+                with suppress(ValueError, TypeError, AttributeError):  # what is damaged is read anew
                     known[name] = Summary(**without_check(json.loads(text)))
-        new = [name for name in entries if name not in known]
-        for name, summary in zip(new, store.each(new, lambda name: _summary(store, name)), strict=True):
-            if summary is not None:
-                known[name] = summary
-        with suppress(sqlite3.Error, UnicodeDecodeError):  # remembering is a convenience
-            told = [(n, entries[n], json.dumps(with_check(asdict(known[n])))) for n in new if n in known]
-            memory.executemany("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?)", told)
-            if not stage:
-                gone = [(name,) for name, _, _ in rows if name not in entries]
-                memory.executemany("DELETE FROM artifacts WHERE name = ?", gone)
-            memory.commit()
+            elif name not in entries and not stage:
+                forgotten.append((name,))
+    new = [name for name in entries if name not in known]
+    for name, summary in zip(new, store.each(new, lambda name: _summary(store, name)), strict=True):
+        if summary is not None:
+            known[name] = summary
+    told = [(name, entries[name], json.dumps(with_check(asdict(known[name])))) for name in new if name in known]
+    if told or forgotten:
+        with suppress(*FAULTS), memory(_file(store), TABLE) as remembered:
+            remembered.executemany("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?)", told)
+            remembered.executemany("DELETE FROM artifacts WHERE name = ?", forgotten)
     # a forced run writes its manifest as an edition too
     found = {(s.stage, s.key, s.seal): s for s in (known[name] for name in entries if name in known)}
     return sorted(found.values(), key=lambda summary: summary.started)
@@ -116,18 +110,9 @@ def _summary(store: Store, name: str) -> Summary | None:
     )
 
 
-def _remembered(store: Store) -> sqlite3.Connection:
-    """What this machine knows of a store; in memory where it cannot be written down."""
-    home = Path(os.environ.get("LLMCORE_CACHE", Path.home() / ".cache" / "llmcore")) / "index"
-    for place in (str(home / f"{hashlib.sha256(store.uri.encode()).hexdigest()[:16]}.sqlite"), ":memory:"):
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            memory = sqlite3.connect(place, timeout=BUSY_SECONDS)
-            memory.execute("CREATE TABLE IF NOT EXISTS artifacts (name TEXT PRIMARY KEY, written TEXT, summary TEXT)")
-            return memory
-        except (OSError, sqlite3.Error, UnicodeDecodeError):
-            continue
-    raise LlmcoreError("sqlite cannot make a database in memory; the Python installation is broken")
+def _file(store: Store) -> str:
+    """Where the store is remembered; elsewhere by a version whose summaries hold something else."""
+    return f"index/{key_of([store.uri, [field.name for field in fields(Summary)]])[:16]}.sqlite"
 
 
 def refs_by_key(store: Store) -> dict[str, list[str]]:

@@ -177,10 +177,12 @@ def _named_tables(result: ShardResult, stem: str) -> Iterator[tuple[str, pl.Data
 def _put_table(store: Store, folder: Path, table: pl.DataFrame, name: str, found: set[str]) -> Output:
     path = folder / name.replace("/", "_")
     table.write_parquet(path, compression="zstd", compression_level=3, row_group_size=ROW_GROUP_ROWS)
-    if path.read_bytes()[-len(PARQUET_END) :] != PARQUET_END:
-        raise LlmcoreError(f"{name}: cut off while it was written to {folder}; free some space, then run again")
-    blob = store.put_blob(path, ".parquet", found)
     size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - len(PARQUET_END)))
+        if file.read() != PARQUET_END:
+            raise LlmcoreError(f"{name}: cut off while it was written to {folder}; free some space, then run again")
+    blob = store.put_blob(path, ".parquet", found)
     path.unlink()
     return Output(blob, size, table.height)
 

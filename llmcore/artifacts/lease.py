@@ -9,7 +9,6 @@ steady clock. What time it is, here or at the store, decides nothing: clocks jum
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 import uuid
@@ -182,7 +181,7 @@ def _is_free(newest: Epoch) -> bool:
 
 
 def _record(owner: str | None) -> dict[str, Any]:
-    return {"owner": owner, "host": socket.gethostname(), **processes.identity()}
+    return {"owner": owner, **processes.identity()}
 
 
 def _warn_that_it_stays(row: Epochs, why: str) -> None:

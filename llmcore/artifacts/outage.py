@@ -28,8 +28,8 @@ from llmcore.errors import LlmcoreError, OutageError, UnreachableError, UsageErr
 
 # for how long a request is tried again before the outage is an error; and the first one of a process, which may as well
 # have been sent to a wrong address
-OUTAGE_SECONDS = float(os.environ.get("LLMCORE_OUTAGE_SECONDS", "120"))
-OPEN_SECONDS = min(OUTAGE_SECONDS, 10.0)
+OUTAGE_SECONDS = 120.0  # unless LLMCORE_OUTAGE_SECONDS says otherwise
+OPEN_SECONDS = 10.0
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
 
@@ -61,7 +61,7 @@ def answer_to(request: Callable[[], Answer], doing: str, where: str, opening: bo
     Raises OutageError after OUTAGE_SECONDS of that, UnreachableError, when `opening` a store, after OPEN_SECONDS;
     UsageError for what the server refuses. Errors of ours and of the local disk pass through.
     """
-    seconds = OPEN_SECONDS if opening else OUTAGE_SECONDS
+    seconds = min(_patience(), OPEN_SECONDS) if opening else _patience()
     until = time.monotonic() + seconds
     for attempt in itertools.count():
         try:
@@ -79,6 +79,14 @@ def answer_to(request: Callable[[], Answer], doing: str, where: str, opening: bo
             logging.getLogger(__name__).warning("%s; trying again", text)
             time.sleep(pause)
     raise AssertionError
+
+
+def _patience() -> float:
+    text = os.environ.get("LLMCORE_OUTAGE_SECONDS")
+    try:
+        return OUTAGE_SECONDS if text is None else float(text)
+    except ValueError as error:
+        raise UsageError(f"LLMCORE_OUTAGE_SECONDS={text!r} is no number of seconds") from error
 
 
 def _cause(error: BaseException) -> BaseException:

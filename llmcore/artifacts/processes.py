@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from functools import lru_cache
@@ -26,7 +27,8 @@ def machine() -> str:
 
 def identity() -> dict[str, Any]:
     """What to write down so that others can ask `is_dead` later."""
-    return {"machine": machine(), "pid": os.getpid(), "process_started": _started(os.getpid())}
+    own = os.getpid()
+    return {"machine": machine(), "host": socket.gethostname(), "pid": own, "process_started": _started(own)}
 
 
 def is_dead(identity: dict[str, Any]) -> bool:

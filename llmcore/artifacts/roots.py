@@ -12,7 +12,6 @@ Whichever comes second sees the other.
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 import uuid
@@ -128,7 +127,7 @@ class RunRoot:
         self._number = 0
         self._lost = False
         self._record: dict[str, Any] = {
-            "owner": processes.identity() | {"host": socket.gethostname()},
+            "owner": processes.identity(),
             "began": "",
             "holds": {},
             "claim": None,

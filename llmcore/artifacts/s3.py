@@ -1,13 +1,12 @@
 """The store on any S3-compatible server, over boto3. Commits are `If-None-Match: *` writes.
 
-Fetched blobs are kept in a local cache folder (`LLMCORE_CACHE`, default `~/.cache/llmcore`), named by bucket and key;
+Fetched blobs are kept in the local cache folder, named by bucket and key;
 whoever uses one verifies it against its name. What the network breaks is tried again (`outage.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 import uuid
@@ -28,6 +27,7 @@ from botocore.exceptions import ClientError
 from llmcore.artifacts.backends import Entry
 from llmcore.artifacts.cache import BlobCache
 from llmcore.artifacts.disk import ask_for_room, disk_errors
+from llmcore.artifacts.memory import cache_folder
 from llmcore.artifacts.outage import answer_to, code_of
 from llmcore.errors import LlmcoreError, UsageError
 
@@ -72,9 +72,8 @@ class S3Backend:
         self.client.meta.events.register("before-send.s3", self._count)
         self._probing = threading.Lock()
         self._probed = False
-        cache = Path(os.environ.get("LLMCORE_CACHE", Path.home() / ".cache" / "llmcore"))
         endpoint = hashlib.sha256(str(self.client.meta.endpoint_url).encode()).hexdigest()[:12]
-        self.cache = BlobCache(cache, f"{endpoint}/{bucket}")
+        self.cache = BlobCache(cache_folder() / "blobs", f"{endpoint}/{bucket}")
 
     def _count(self, event_name: str, **_: Any) -> None:
         self.requests[event_name.rsplit(".", 1)[1]] += 1

@@ -76,6 +76,15 @@ def drop_scratch(store: Store, key: str) -> None:
         store.backend.delete(entry.name)
 
 
+def scratch_files(store: Store, key: str) -> dict[str, str]:
+    """The files in the store's copy of a recipe's scratch: name -> name of the object that holds it."""
+    index = None if isinstance(store.backend, FileBackend) else store.record(_index(key))
+    if index is not None:
+        return {name: _file(key, digest) for name, digest in index.items()}
+    prefix = _prefix(key)
+    return {entry.name.removeprefix(prefix): entry.name for entry in store.backend.entries(prefix)}
+
+
 def _prefix(key: str) -> str:
     return f"runs/{key}/scratch/"
 
@@ -149,12 +158,3 @@ def _named_by(held: Path, marker: PurePosixPath) -> set[str]:
         return set()
     files = content.get("files") if isinstance(content, dict) else None
     return {str(marker.with_suffix("") / name) for name in files} if isinstance(files, dict) else set()
-
-
-def scratch_files(store: Store, key: str) -> dict[str, str]:
-    """The files in the store's copy of a recipe's scratch: name -> name of the object that holds it."""
-    prefix = f"runs/{key}/scratch/"
-    index = None if isinstance(store.backend, FileBackend) else store.record(f"{prefix}index.json")
-    if index is not None:
-        return {name: f"{prefix}files/{digest}" for name, digest in index.items()}
-    return {entry.name.removeprefix(prefix): entry.name for entry in store.backend.entries(prefix)}

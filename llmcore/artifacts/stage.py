@@ -89,8 +89,6 @@ class Run(Protocol):
 
 
 MODULE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+(?::\w+)?")
-PerShard = Callable[..., ShardResult]  # (documents: pl.DataFrame | Path, params, **side inputs) -> ShardResult
-Globally = Callable[..., Mapping[str, Any]]  # (inputs: Mapping[str, Files], params, run: Run) -> metrics
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,9 @@ class Stage:
     """One stage: its name, version, parameters and function.
 
     version:   raise it whenever the same input would give other output bytes.
-    function:  "module:name", imported only when the stage runs, so that looking at artifacts needs no torch.
+    function:  "module:name", imported only when the stage runs, so that looking at artifacts needs no torch. Per shard:
+               (documents: DataFrame | Path, params, **side inputs) -> ShardResult; global: (inputs: role -> Files,
+               params, run) -> metrics.
     kind:      "per_shard" or "global".
     role:      what its artifact is to those who ask for it by meaning ("fetch", "ingest", "split", "tokens", …); "" for
                the rest. Whoever looks for an artifact asks for its role, never for a stage's name.

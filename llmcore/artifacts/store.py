@@ -2,7 +2,7 @@
 
     blobs/sha256/ab/abcd….parquet     immutable bytes
     artifacts/<stage>/<key>.json      manifest, written last: it is the commit
-    memo/<stage>/<shard-key>.json     the same for one shard
+    memo/<stage>/<shared>/<shard-key>.json  the same for one shard
     editions/<stage>/<key>/<seal>.json  a manifest of the same bytes that another recipe leads to
     roots/refs/<name>/<number>        a named artifact: the newest number counts
     roots/runs/<run>/<number>         what a run under way needs
@@ -69,10 +69,6 @@ class Store:
             if self.backend.entry(name) is None:
                 raise LlmcoreError(f"{what}: {name} was collected while it was found; run again with --force")
 
-    def put_blobs(self, files: Iterable[tuple[Path, str]]) -> list[str]:
-        """`put_blob` of several (path, suffix), TRANSFERS at a time; their digests in the order given."""
-        return _at_once(lambda file: self.put_blob(*file), files)
-
     def fetch_blob(self, digest: str, suffix: str = "", label: str = "") -> Path:
         """A local, read-only path of the blob, its bytes verified against its name.
 
@@ -101,10 +97,6 @@ class Store:
                 return False
             self._verified.add(seen)
         return True
-
-    def fetch_blobs(self, wanted: Iterable[tuple[str, str, str]]) -> list[Path]:
-        """`fetch_blob` of several (digest, suffix, label), TRANSFERS at a time; their paths in the order given."""
-        return _at_once(lambda blob: self.fetch_blob(*blob), wanted)
 
     def blob_is_sound(self, digest: str, suffix: str = "") -> bool:
         """Whether the stored bytes, read afresh, hash to their name."""
@@ -135,22 +127,20 @@ class Store:
         self.backend.replace(name, _pretty(record))
 
     def each(self, items: Iterable[Item], ask: Callable[[Item], Done]) -> list[Done]:
-        """`ask` of every item, TRANSFERS at a time; the answers in the order of the items."""
-        return _at_once(ask, items)
+        """`ask` of every item, TRANSFERS at a time; the answers in the order of the items.
 
-
-def _at_once(transfer: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
-    """The first error ends it: what was not begun by then is left."""
-    todo = list(items)
-    if len(todo) < 2:
-        return [transfer(item) for item in todo]
-    with ThreadPoolExecutor(min(TRANSFERS, len(todo)), thread_name_prefix="transfer") as pool:
-        waiting = [pool.submit(transfer, item) for item in todo]
-        try:
-            return [future.result() for future in waiting]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        The first error ends it: what was not begun by then is left.
+        """
+        todo = list(items)
+        if len(todo) < 2:
+            return [ask(item) for item in todo]
+        with ThreadPoolExecutor(min(TRANSFERS, len(todo)), thread_name_prefix="transfer") as pool:
+            waiting = [pool.submit(ask, item) for item in todo]
+            try:
+                return [future.result() for future in waiting]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 def _pretty(record: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import shutil
@@ -13,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmcore.artifacts import processes
-from llmcore.errors import LlmcoreError
+from llmcore.artifacts.disk import is_full
+from llmcore.errors import NoSpaceError
 
 PREFIX = "llmcore-"
 OWNER = "owner.json"
@@ -27,27 +27,32 @@ def working_folder() -> Iterator[Path]:
     """A temporary folder that goes with its context. A full disk below it is one clear line."""
     home = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
-        (home / OWNER).write_text(json.dumps(processes.identity()))
+        sign(home)
         inside = home / WORK
         inside.mkdir()
         yield inside
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LlmcoreError(f"no space left in {home.parent}: free some or set TMPDIR, then run again") from error
+        if is_full(error):
+            raise NoSpaceError(f"no space left in {home.parent}: free some or set TMPDIR, then run again") from error
         raise
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def abandoned() -> Iterator[Path]:
-    """Working folders on this machine whose process is gone.
+def sign(folder: Path) -> None:
+    """Say that a temporary folder, whose name begins with PREFIX, is this process's."""
+    (folder / OWNER).write_text(json.dumps(processes.identity()))
 
-    One that does not say whose it is, because the process died as it began or as it cleaned up, counts after a day.
+
+def remove_abandoned() -> None:
+    """Remove the temporary folders on this machine whose process is gone.
+
+    One that does not say whose it is, because the process died as it began or as it cleaned up, goes after a day.
     """
     for home in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             if _is_abandoned(home):
-                yield home
+                shutil.rmtree(home, ignore_errors=True)
 
 
 def _is_abandoned(home: Path) -> bool:

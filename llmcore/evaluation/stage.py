@@ -18,9 +18,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from llmcore.artifacts.disk import check_written
+from llmcore.artifacts.export import gather
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
-from llmcore.artifacts.written import check_written
+from llmcore.artifacts.working import working_folder
 from llmcore.errors import LlmcoreError
 from llmcore.selection.versions import left
 from llmcore.tokens.draw import first_within
@@ -77,7 +79,9 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     from llmcore.tokens.tokenizer import end_of_text, load_tokenizer
 
     torch.set_num_threads(params.threads)
-    model = _load(inputs["model"], load).to(device_of(params.device))
+    with working_folder() as folder:
+        gather(inputs["model"], ("config.json", "model.safetensors"), folder)
+        model = load(folder).to(device_of(params.device))
     tokenizer = load_tokenizer(inputs["tokenizer"])
     beginning = end_of_text(tokenizer)
     gone = left(inputs.get("versions"))
@@ -115,17 +119,6 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
 def _beginnings(drawn: Mapping[str, pl.DataFrame]) -> list[str]:
     texts = pl.concat([drawn[split]["text"] for split in HELD_OUT]).head(3)
     return [" ".join(text.split(maxsplit=PROMPT_WORDS)[:PROMPT_WORDS]) for text in texts]
-
-
-def _load(files: Files, load: Any) -> Any:
-    import shutil
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory(prefix="llmcore-") as folder:
-        for name in ("config.json", "model.safetensors"):
-            shutil.copyfile(files.path(name), Path(folder) / name)
-        return load(Path(folder))
 
 
 def _draw(documents: Files, tokens: Files, split: str, most: int, gone: pl.DataFrame) -> pl.DataFrame:

@@ -92,7 +92,7 @@ def build(
     parts = add_selection(chain, config, documents)
     tokens = add_tokens(chain, config, parts)
     model = add_base_model(chain, config, parts, tokens, resume)
-    add_release(chain, config, tokens, model)
+    add_release(chain, config, parts, tokens, model)
     return chain
 
 
@@ -204,10 +204,10 @@ def add_base_model(
     return BaseModel(model, evaluation)
 
 
-def add_release(chain: Chain, config: PipelineConfig, tokens: Tokens, made: BaseModel) -> None:
+def add_release(chain: Chain, config: PipelineConfig, parts: Parts, tokens: Tokens, made: BaseModel) -> None:
     """A model to the folder that other people's tools load."""
-    tested = {"model": made.model, "tokenizer": tokens.tokenizer, "tokens": tokens.tokens}
-    quantised = chain.add(quantise.STAGE, config.quantise, tested)
+    tested: dict[str, From | str] = {"model": made.model, "tokenizer": tokens.tokenizer, "tokens": tokens.tokens}
+    quantised = chain.add(quantise.STAGE, config.quantise, {**tested, "versions": _left(parts)})
     told: dict[str, From | str] = {"model": made.model, "tokenizer": tokens.tokenizer, "quantised": quantised}
     told |= {"evaluation": made.evaluation, "plan": tokens.plan}
     chain.add(publish.STAGE, config.publish_params(), told | {"history": From(tuple(chain.steps), labelled=True)})

@@ -43,24 +43,28 @@ class Losses:
 NOTHING = Losses(0, 0, 0.0, {})
 
 
-def held_out_split(tokens: Files) -> str:
-    """The split to measure on: validation, or test where validation is empty. LlmcoreError if both are."""
+def held_out_split(tokens: Files, gone: pl.DataFrame | None = None) -> str:
+    """The split to measure on: validation, or test where validation is empty. LlmcoreError if both are.
+
+    gone: ids of documents that no longer stand.
+    """
     for split in ("validation", "test"):
-        if any((_lengths(tokens, name)["n_tokens"] > 1).any() for name in tokens.names(f"{split}/")):
+        if any((_lengths(tokens, name, gone)["n_tokens"] > 1).any() for name in tokens.names(f"{split}/")):
             return split
     raise LlmcoreError("validation/: no held-out tokens to measure on; enlarge split.validation or add documents")
 
 
-def sample(tokens: Files, budget: int, window: int, split: str) -> list[np.ndarray]:
+def sample(tokens: Files, budget: int, window: int, split: str, gone: pl.DataFrame | None = None) -> list[np.ndarray]:
     """About `budget` held-out tokens as pieces of documents, the first piece of every document before any second one.
 
     A piece starts with the token that comes before it and is not itself counted: <|endoftext|> (with which a document's
     own tokens end) before a document's first, as in training. window: the longest context of the model, which bounds a
     piece too. Documents come in the order of their ids, which are hashes: a fair draw that is the same in each run.
+    gone: ids of documents that no longer stand.
     """
     longest = min(PIECE, window)
     names = tokens.names(f"{split}/")
-    pieces = (_pieces(_lengths(tokens, name), longest, number, budget) for number, name in enumerate(names))
+    pieces = (_pieces(_lengths(tokens, name, gone), longest, number, budget) for number, name in enumerate(names))
     chosen = first_within(pieces, ("start", "id"), "size", budget)
     read: list[tuple[int, str, np.ndarray]] = []
     for (number,), rows in chosen.partition_by("shard", as_dict=True).items():
@@ -74,8 +78,9 @@ def sample(tokens: Files, budget: int, window: int, split: str) -> list[np.ndarr
     return [piece for _, _, piece in sorted(read, key=lambda found: found[:2])]
 
 
-def _lengths(tokens: Files, name: str) -> pl.DataFrame:
-    return pl.read_parquet(tokens.path(name), columns=["id", "n_tokens"])
+def _lengths(tokens: Files, name: str, gone: pl.DataFrame | None) -> pl.DataFrame:
+    found = pl.read_parquet(tokens.path(name), columns=["id", "n_tokens"])
+    return found if gone is None else found.join(gone, on="id", how="anti", maintain_order="left")
 
 
 def _pieces(documents: pl.DataFrame, longest: int, shard: int, budget: int) -> pl.DataFrame:

@@ -19,12 +19,12 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, LlamaFileType
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from llmcore.artifacts.written import check_written
+from llmcore.artifacts.disk import check_written
 from llmcore.errors import LlmcoreError
+from llmcore.model.tensors import save_tensors
 
 BLOCK = 32  # weights that share one scale in Q8_0 and Q4_0: a row must divide by it
 TYPES = {
@@ -125,17 +125,8 @@ def to_huggingface(path: Path, config_file: Path, folder: Path) -> Written:
         tensors[theirs] = torch.from_numpy(np.array(_permute(ours, values, config, inverse=True), order="C"))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_bytes(config_file.read_bytes())
-    _save(tensors, folder / "model.safetensors")
+    save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
     return Written(_counted(types), sum(tensor.numel() for tensor in tensors.values()))
-
-
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise LlmcoreError(f"{path}: cannot be written ({error}); free some space or set TMPDIR") from error
-    # the reader holds the header against the file's length
-    check_written(path, lambda path: set(safe_open(path, framework="pt").keys()) == tensors.keys())
 
 
 def _digests(path: Path) -> dict[str, bytes]:

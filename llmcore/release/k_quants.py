@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from llmcore.artifacts.written import check_written
+from llmcore.artifacts.disk import check_written
 from llmcore.errors import LlmcoreError, UsageError
 
 FORMATS = ("q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k")
-SUPER_BLOCK = 256  # weights in a K-quant block: rows must divide by it, or llama.cpp falls back to another type
 
 
 def check_available(formats: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from llmcore.artifacts.export import gather
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
-from llmcore.release.quantise import MODEL_FILES, TOKENIZER_FILES, gather
+from llmcore.artifacts.working import working_folder
+from llmcore.release.quantise import MODEL_FILES, TOKENIZER_FILES
 
 BUNDLED_LICENCES = ("Apache-2.0", "CC0-1.0")
 ROLES = ("model", "tokenizer", "quantised", "evaluation", "plan")  # of the artifacts that it describes
@@ -61,10 +62,10 @@ def publish(inputs: Mapping[str, Files], params: PublishParams, run: Run) -> dic
     (folder / "LICENSE").write_text(_licence_text(params), encoding="utf-8")
 
     run.progress(1, 4, "comparing logits and tokens")
-    with tempfile.TemporaryDirectory(prefix="llmcore-") as temporary:
-        gather(inputs["model"], MODEL_FILES, Path(temporary))
-        verdict = gate.check_loaders(folder, Path(temporary))
-        gate.check_gguf(folder, Path(temporary))
+    with working_folder() as temporary:
+        gather(inputs["model"], MODEL_FILES, temporary)
+        verdict = gate.check_loaders(folder, temporary)
+        gate.check_gguf(folder, temporary)
 
     run.progress(2, 4, "counting documents")
     manifests = run.lineage()
@@ -114,7 +115,7 @@ def _licence_text(params: PublishParams) -> str:
 
 STAGE = Stage(
     "publish",
-    version=2,
+    version=3,
     role="published",
     params=PublishParams,
     function="llmcore.release.publish:publish",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from llmcore.artifacts.disk import ask_for_room
+from llmcore.artifacts.export import gather
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
-from llmcore.artifacts.written import require_space
+from llmcore.artifacts.working import working_folder
+from llmcore.selection.versions import left
 
 Format = Literal["f16", "q8_0", "q4_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k"]
 MEASURED_TOGETHER = 1 << 30  # bytes of weights in memory at once, the full model's and those read back
@@ -42,22 +44,24 @@ class QuantiseParams(Params):
 def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> dict[str, Any]:
     """Write gguf/model-FORMAT.gguf for each format, and quantisation.json with sizes and losses.
 
-    Roles: model (config.json, model.safetensors), tokenizer (tokenizer.json …), tokens (validation/*.parquet).
+    Roles: model (config.json, model.safetensors), tokenizer (tokenizer.json …), tokens (validation/*.parquet), and
+    versions (dropped/, the documents that no longer stand; none without it).
     Raises UsageError when a K-quant is asked for without the extra, LlmcoreError when there is no held-out text.
     """
     from llmcore.release import fidelity, gguf_file, k_quants
 
     k_quants.check_available(params.formats)
-    with tempfile.TemporaryDirectory(prefix="llmcore-") as temporary:
-        model, tokenizer = Path(temporary) / "model", Path(temporary) / "tokenizer"
+    with working_folder() as temporary:
+        model, tokenizer = temporary / "model", temporary / "tokenizer"
         gather(inputs["model"], MODEL_FILES, model)
         gather(inputs["tokenizer"], TOKENIZER_FILES, tokenizer)
         window = int(json.loads((model / "config.json").read_text())["max_position_embeddings"])
-        split = fidelity.held_out_split(inputs["tokens"])
-        sample = fidelity.sample(inputs["tokens"], params.tokens, window, split)
+        gone = left(inputs.get("versions"))
+        split = fidelity.held_out_split(inputs["tokens"], gone)
+        sample = fidelity.sample(inputs["tokens"], params.tokens, window, split, gone)
         folder = run.out / "gguf"
         folder.mkdir()
-        f16 = folder / "model-f16.gguf" if "f16" in params.formats else Path(temporary) / "f16.gguf"
+        f16 = folder / "model-f16.gguf" if "f16" in params.formats else temporary / "f16.gguf"
         if not set(params.formats).isdisjoint({"f16", *k_quants.FORMATS}):
             gguf_file.write(model, tokenizer, f16, "f16")
 
@@ -65,8 +69,8 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
         entries: list[dict[str, Any]] = []
         losses = fidelity.NOTHING
         for names in _groups(params.formats, weights):
-            require_space(folder, 2 * weights * len(names), f"{' and '.join(names)} of this model")
-            restored = {name: Path(temporary) / name for name in names}
+            ask_for_room(folder, 2 * weights * len(names), f"{folder} (TMPDIR)")
+            restored = {name: temporary / name for name in names}
             for name, place in restored.items():
                 run.progress(len(entries), len(params.formats), f"writing {name}")
                 path = folder / f"model-{name}.gguf"
@@ -124,15 +128,6 @@ def _write(model: Path, tokenizer: Path, f16: Path, path: Path, restored: Path) 
     }
 
 
-def gather(files: Files, names: tuple[str, ...], folder: Path) -> None:
-    """Lay those files of an artifact that exist side by side in a folder, as loaders want them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    present = set(files.names())
-    for name in names:
-        if name in present:
-            shutil.copyfile(files.path(name), folder / name)
-
-
 def _metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     metrics: dict[str, Any] = {"held_out_tokens": report["measured_on"]["tokens"]}
     for entry in report["formats"]:
@@ -146,5 +141,5 @@ def _metrics(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    "quantise", version=1, role="quantised", params=QuantiseParams, function="llmcore.release.quantise:quantise"
+    "quantise", version=2, role="quantised", params=QuantiseParams, function="llmcore.release.quantise:quantise"
 )

@@ -15,7 +15,6 @@ from llmcore.release import charts
 from llmcore.release.card import interval, number, signed, size, view
 from llmcore.release.facts import Facts
 
-BASELINE_TO_BEAT = "ngram_5"
 REASONS_SHOWN = 40
 
 

@@ -30,9 +30,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from llmcore.artifacts.disk import check_written
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
-from llmcore.artifacts.written import check_written
 
 GOOD, BAD = "__label__good", "__label__bad"
 SCORE_DECIMALS = 4

@@ -58,11 +58,6 @@ def estimate(left: U32, right: U32) -> float:
     return float((left == right).mean())
 
 
-def candidate_probability(similarity: float, bands: int, rows: int) -> float:
-    """The S-curve: how likely two documents of this Jaccard similarity share at least one band."""
-    return 1 - (1 - similarity**rows) ** bands
-
-
 def buckets_of(keys: U64, present: np.ndarray) -> tuple[np.ndarray, int]:
     """Number the groups of equal keys that have at least two members: bucket[n] (NO_BUCKET for the others), groups.
 

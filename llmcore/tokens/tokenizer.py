@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from pydantic import Field
 
+from llmcore.artifacts.disk import check_written
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
-from llmcore.artifacts.written import check_written
 from llmcore.errors import LlmcoreError
 from llmcore.tokens.draw import first_within
 

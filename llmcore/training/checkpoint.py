@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
+from llmcore.artifacts.disk import ask_for_room, check_written, sync
 from llmcore.artifacts.keys import file_digest
 from llmcore.errors import NoSpaceError, UsageError
-from llmcore.model.tensors import ask_for_space, bytes_of, full_disk_is_an_error, read_back, save_tensors
+from llmcore.model.tensors import bytes_of, full_disk_is_an_error, save_tensors
 from llmcore.training.marker import FILES, MAY_DIFFER, Marker, markers, mismatch
 
 KEPT = 2  # checkpoints on disk: the latest, and one more should it be damaged
@@ -75,9 +76,9 @@ def save(folder: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any]) -> Non
         sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
         with full_disk_is_an_error(final):
             for path in (*aside.iterdir(), aside):
-                _sync(path)
+                sync(path)
             aside.rename(final)
-            _sync(folder)
+            sync(folder)
         with full_disk_is_an_error(marker):
             write_atomically(marker, Marker(checkpoint.step, recipe, digests, sizes).plain())
     except BaseException:
@@ -136,11 +137,12 @@ def write_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     table = pa.Table.from_pylist(list(history), HISTORY)
     with full_disk_is_an_error(path):
         pq.write_table(table, path, compression="zstd")
-    with read_back(path):
-        written = pq.read_table(path, partitioning=None)
-        for name in HISTORY.names:
-            if not np.array_equal(written[name].to_numpy(), table[name].to_numpy(), equal_nan=True):
-                raise ValueError(f"{name} differs")
+    check_written(path, lambda path: _same(pq.read_table(path, partitioning=None), table))
+
+
+def _same(one: pa.Table, other: pa.Table) -> bool:
+    columns = ((one[name].to_numpy(), other[name].to_numpy()) for name in HISTORY.names)
+    return all(np.array_equal(written, meant, equal_nan=True) for written, meant in columns)
 
 
 def write_atomically(path: Path, content: Mapping[str, Any]) -> None:
@@ -154,7 +156,7 @@ def write_atomically(path: Path, content: Mapping[str, Any]) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _make_room(folder: Path, checkpoint: Checkpoint) -> None:
@@ -162,7 +164,7 @@ def _make_room(folder: Path, checkpoint: Checkpoint) -> None:
     needed = bytes_of(checkpoint.model) + bytes_of(checkpoint.optimizer) + ROW_BYTES * len(checkpoint.history)
     while True:
         try:
-            return ask_for_space(folder, needed)
+            return ask_for_room(folder, needed)
         except NoSpaceError:
             there = markers(folder)
             if len(there) < 2:
@@ -186,11 +188,3 @@ def _load(marker: Marker, files: Mapping[str, Path]) -> Checkpoint:
         load_file(files["optimizer.safetensors"]),
         pq.read_table(files["history.parquet"], partitioning=None).to_pylist(),
     )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,22 +15,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llmcore.training.faults import LOG, forget_faults
+from llmcore.training.heartbeat import HEARTBEAT
 from llmcore.training.params import TrainParams
 from llmcore.training.spec import STOPPED
 
 POLL_SECONDS = 0.1
 WATCH_SECONDS = 5.0
 GRACE_SECONDS = 25.0  # for the checkpoint of a trainer told to stop; Prefect kills what takes longer than 30
-STARTING_SECONDS = 3600.0  # without a first step: tokens are read, a model is compiled
-SLOW = 4.0  # times the longest pause between two signs of life so far: what is only slow does not hang
-LOOKED_SECONDS = 10.0  # between two looks count at most: who was stopped himself cannot say how long the trainer was
-HEARTBEAT = "heartbeat.json"
 # glibc gives large blocks back to the system after each use, and every step pays for fresh pages (measured: 5,170
 # tokens/s against 6,080 on 2 threads; huge pages gain nothing beyond that)
 KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
@@ -135,45 +131,6 @@ class Trainer:
         with suppress(ProcessLookupError):
             (os.killpg if number == signal.SIGKILL else os.kill)(pid, number)
         return True
-
-
-class Pulse:
-    """How long a trainer has given no sign of life, counted while somebody looked."""
-
-    def __init__(self, scratch: Path, hang_seconds: float) -> None:
-        self.path = scratch / HEARTBEAT
-        self.hang_seconds = hang_seconds
-        self.beat: Mapping[str, Any] | None = None
-        self.still = 0.0
-        self.longest = 0.0  # pause between two beats so far
-        self._when = 0
-        self._looked = time.monotonic()
-
-    def look(self) -> None:
-        """Read the heartbeat."""
-        now = time.monotonic()
-        self.still += min(now - self._looked, LOOKED_SECONDS)
-        self._looked = now
-        try:
-            when = self.path.stat().st_mtime_ns
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if when != self._when:
-            if self.beat is not None:
-                self.longest = max(self.longest, self.still)
-            self.beat, self.still, self._when = found, 0.0, when
-
-    @property
-    def limit(self) -> float:
-        """Seconds after which a still trainer counts as hung."""
-        if not self.hang_seconds:
-            return float("inf")
-        return max(self.hang_seconds, STARTING_SECONDS if self.beat is None else SLOW * self.longest)
-
-    @property
-    def hangs(self) -> bool:
-        return self.still > self.limit
 
 
 def _try_lock(scratch: Path) -> int | None:

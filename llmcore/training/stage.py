@@ -14,9 +14,10 @@ from typing import Any
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError
 from llmcore.training.faults import fault_of
+from llmcore.training.heartbeat import Pulse
 from llmcore.training.keeper import Keeper
 from llmcore.training.params import TrainParams
-from llmcore.training.process import POLL_SECONDS, Pulse, Trainer
+from llmcore.training.process import POLL_SECONDS, Trainer
 from llmcore.training.spec import Spec
 
 REPORT_SECONDS = 1.0

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from llmcore.artifacts.written import require_space
+from llmcore.artifacts.disk import ask_for_room
 from llmcore.errors import LlmcoreError
 
 BATCH_ROWS = 1024  # documents that are decoded at once
@@ -51,7 +51,7 @@ class TokenFile:
         path = folder / f"{PREFIX}{_name(shards)}"
         if first:
             path.unlink(missing_ok=True)
-            require_space(folder, count * kind.itemsize + 8 * int(rows.sum() + 1), "the tokens to train on")
+            ask_for_room(folder, count * kind.itemsize + 8 * int(rows.sum() + 1))
             _write(path, shards, kind)
         together()
         self._file = path.open("rb")

@@ -14,9 +14,7 @@ import os
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once; without it sums have no fixed order
 
 import ctypes
-import errno
 import hashlib
-import json
 import math
 import shutil
 import signal
@@ -24,7 +22,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,6 +32,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llmcore.artifacts.disk import is_full
 from llmcore.artifacts.keys import deciding_fields
 from llmcore.errors import LlmcoreError, NoSpaceError, UsageError
 from llmcore.model import huggingface
@@ -42,6 +40,7 @@ from llmcore.model.transformer import ModelConfig, Transformer, document_layout
 from llmcore.training import checkpoint as checkpoints
 from llmcore.training.checkpoint import Checkpoint, write_atomically
 from llmcore.training.faults import OutOfMemoryError, write_fault
+from llmcore.training.heartbeat import Log
 from llmcore.training.loader import Windows, plan_digest, windows_of_step
 from llmcore.training.marker import FOLDER
 from llmcore.training.optimizer import Optimizer
@@ -49,7 +48,6 @@ from llmcore.training.params import TrainParams
 from llmcore.training.spec import STOPPED, Spec
 
 UNWATCHED_SECONDS = 300.0  # without a watching parent for so long, save and leave
-HEARTBEAT_SECONDS = 0.5
 SAMPLE_WINDOWS = 64  # whose tokens say whether two trainings read the same data
 DOCUMENTS_NAMED = 8  # of a batch with a loss that is not finite
 PR_SET_PDEATHSIG = 1
@@ -360,55 +358,6 @@ def write_result(spec: Spec, model: Transformer, history: Sequence[Mapping[str, 
     aside.rename(spec.scratch / "result")
 
 
-class Log:
-    """Heartbeat and step log of the first process; the others are silent."""
-
-    def __init__(self, scratch: Path, steps: int, first: bool) -> None:
-        self.scratch, self.steps, self.first = scratch, steps, first
-        self.timed = 0  # steps since this process began
-        self.speed = 0.0  # tokens a second, smoothed; the first step, which compiles, is left out
-        self.last = self.beaten = time.monotonic()
-        self.row: Mapping[str, Any] = {}
-
-    def say(self, text: str) -> None:
-        if self.first:
-            print(text, file=sys.stderr, flush=True)
-
-    def step(self, row: Mapping[str, Any], tokens: int) -> None:
-        now = time.monotonic()
-        speed = tokens / max(now - self.last, 1e-9)
-        if self.timed:
-            self.speed = speed if self.timed == 1 else 0.9 * self.speed + 0.1 * speed
-        self.timed, self.last = self.timed + 1, now
-        if not self.first:
-            return
-        with suppress(OSError), (self.scratch / "log.jsonl").open("a", encoding="utf-8") as file:  # it only shows
-            file.write(json.dumps({**row, "tokens_per_second": round(speed, 1), "time": round(time.time(), 3)}) + "\n")
-        self.row = row
-        self.beat(at_once=row["step"] == self.steps or self.timed == 1)
-
-    def beat(self, at_once: bool = False) -> None:
-        """A sign of life, from the first step on: before it, who watches waits longer (a model may compile)."""
-        now = time.monotonic()
-        if not self.first or not self.timed or not (at_once or now - self.beaten >= HEARTBEAT_SECONDS):
-            return
-        self.beaten = now
-        told = {
-            "step": self.row["step"],
-            "steps": self.steps,
-            "loss": self.row["loss"],
-            "tokens_per_second": round(self.speed, 1),
-            "time": time.time(),
-        }
-        aside = self.scratch / ".heartbeat.json"
-        try:
-            aside.write_text(json.dumps(told), encoding="utf-8")
-            aside.replace(self.scratch / "heartbeat.json")
-        except OSError:  # a full disk: that the one before is touched is sign enough
-            with suppress(OSError):
-                (self.scratch / "heartbeat.json").touch()
-
-
 def _mine(numbers: np.ndarray[Any, Any], micro_batch: int, processes: Processes) -> list[np.ndarray[Any, Any]]:
     """This process's share of the micro-batches: every `world`-th."""
     return np.split(numbers, len(numbers) // micro_batch)[processes.rank :: processes.world]
@@ -433,8 +382,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _named(error: Exception) -> Exception:
     """An error of the machine's, as the line that names it."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError(f"train: no space left for {error.filename or 'the training'}; free some and run again")
+    if is_full(error):
+        where = getattr(error, "filename", None) or "the training"
+        return NoSpaceError(f"train: no space left for {where}; free some and run again")
     # on a processor torch raises a plain RuntimeError
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return OutOfMemoryError(error)

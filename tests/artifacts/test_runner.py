@@ -18,6 +18,7 @@ from llmcore.account.verify import verify
 from llmcore.artifacts import jobs, lease, roots, runner
 from llmcore.artifacts.gc import garbage
 from llmcore.artifacts.index import resolve_ref
+from llmcore.artifacts.keys import key_of
 from llmcore.artifacts.lineage import manifests_behind
 from llmcore.artifacts.manifest import (
     ArtifactRef,
@@ -53,6 +54,16 @@ def run(store: Store, chain: list[Step], workers: int = 0) -> dict[str, Artifact
             jobs.run_chunk_in_pool(store, jobs.chunk_of(recipe, jobs.jobs_to_do(store, recipe)), workers)
         done[step.name] = runner.build(store, recipe)
     return done
+
+
+def test_what_0_1_made_counts_as_what_it_is(store: Store) -> None:
+    identity = {"stage": "crawl", "version": 1, "params": {}, "inputs": {}}
+    outputs = {"fetches/g000.parquet": {"blob": "0" * 64, "bytes": 5, "rows": 3}}
+    record = {"step": "crawl web", "key": key_of(identity), "digest": key_of({"fetches/g000.parquet": "0" * 64})}
+    record |= {"identity": identity, "inputs": {}, "outputs": outputs, "metrics": {}}
+    store.commit(manifest_name("crawl", key_of(identity)), record | {"code": "", "environment": {}, "run": {}})
+    (found,) = manifests(store)
+    assert (found.role, found.seal, found.folders["fetches"].rows) == ("fetch", "", 3)
 
 
 def test_a_second_run_finds_every_artifact(store: Store) -> None:

@@ -97,11 +97,14 @@ def test_the_cache_keeps_to_its_bound_by_removing_what_was_used_least_recently(
     store, backend = new_store(bucket)
     digests = [put(store, tmp_path, os.urandom(10 * KILOBYTE)) for _ in range(30)]
     run_in_processes(store.uri, digests[:8])
-    age_copies(backend.cache.root)
+    remembered = tmp_path / "cache" / "digests.sqlite"
+    remembered.write_bytes(b"")
+    age_copies(tmp_path / "cache")
     store.fetch_blob(digests[0])
     for digest in digests[8:16]:
         store.fetch_blob(digest)
     assert bytes_in(backend.cache.root) <= 100 * KILOBYTE
+    assert remembered.exists(), "the bound is that of the copies"
     backend.requests.clear()
     store.fetch_blob(digests[0])  # the oldest file, but used since
     assert backend.requests["GetObject"] == 0
@@ -115,7 +118,7 @@ def test_what_was_just_handed_out_stays_whatever_the_bound(
     monkeypatch.setenv("LLMCORE_CACHE_BYTES", str(20 * KILOBYTE))
     store, _ = new_store(bucket)
     digests = [put(store, tmp_path, os.urandom(10 * KILOBYTE)) for _ in range(10)]
-    paths = store.fetch_blobs([(digest, "", "") for digest in digests])
+    paths = store.each(digests, store.fetch_blob)
     run_in_processes(store.uri, digests[:5], digests[5:])
     assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] == digests
 
@@ -209,13 +212,13 @@ def test_blobs_travel_at_once(bucket: str, between: Proxy, tmp_path: Path) -> No
     store, _ = new_store(bucket)
     files = []
     for number in range(40):
-        files.append((tmp_path / str(number), ""))
-        files[-1][0].write_bytes(b"%d" % number)
+        files.append(tmp_path / str(number))
+        files[-1].write_bytes(b"%d" % number)
     between.seconds, between.most_at_once = 0.05, 0
-    digests = store.put_blobs(files)
+    digests = store.each(files, store.put_blob)
     assert 4 <= between.most_at_once <= 16
     between.most_at_once = 0
-    store.fetch_blobs([(digest, "", "") for digest in digests])
+    store.each(digests, store.fetch_blob)
     assert 4 <= between.most_at_once <= 16
 
 

@@ -85,13 +85,13 @@ def test_what_is_gone_cannot_be_renewed(store: Store, tmp_path: Path) -> None:
 
 def test_many_blobs_go_and_come_at_once_in_the_order_given(store: Store, tmp_path: Path) -> None:
     files = [file_of(tmp_path, f"blob {number % 30}".encode()) for number in range(40)]
-    digests = store.put_blobs([(path, ".txt") for path in files])
+    digests = store.each(files, lambda path: store.put_blob(path, ".txt"))
     assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    paths = store.fetch_blobs([(digest, ".txt", "") for digest in digests])
+    paths = store.each(digests, lambda digest: store.fetch_blob(digest, ".txt"))
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in files]
     with pytest.raises(CorruptBlobError, match="shard 7"):
-        store.fetch_blobs([(digest, ".txt", "") for digest in digests] + [("0" * 64, ".txt", "shard 7")])
-    assert store.put_blobs([]) == [] and store.fetch_blobs([]) == []
+        store.each([*digests, "0" * 64], lambda digest: store.fetch_blob(digest, ".txt", "shard 7"))
+    assert store.each([], store.put_blob) == []
 
 
 def test_an_upload_broken_off_is_listed_and_can_be_abandoned(store: Store) -> None:
@@ -303,12 +303,12 @@ def test_room_is_asked_for_before_a_large_write(small_disk: Path, tmp_path: Path
     store = open_store(f"file://{small_disk}/store")
     large = tmp_path / "large"
     large.write_bytes(os.urandom(3 << 20))
-    with pytest.raises(LlmcoreError, match=r"no space left in the store .*3,145,728 bytes wanted"):
+    with pytest.raises(LlmcoreError, match=r"no space left in the store .*3\.1 MB are needed"):
         store.put_blob(large)
     roomy = open_store(f"file://{tmp_path}/roomy")
     outputs = {"large.bin": Output(roomy.put_blob(large, ".bin"), large.stat().st_size)}
     manifest = Manifest("step", "key", "digest", {"stage": "s"}, {}, outputs, folders={}, metrics={})
-    with pytest.raises(LlmcoreError, match=r"no space left in .*3,145,728 bytes wanted"):
+    with pytest.raises(LlmcoreError, match=r"no space left in .*3\.1 MB are needed"):
         export_files(roomy, manifest, small_disk / "exported")
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
     export_files(roomy, manifest, tmp_path / "exported")

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from llmcore.planning.config import PipelineConfig, load
+from llmcore.planning.config import Execution, PipelineConfig, load
 from llmcore.planning.reference import configuration_tables
 from tests.small import small_config
 
@@ -83,6 +84,12 @@ def test_two_changed_lines_make_a_users_own_configuration(tmp_path: Path) -> Non
     config = load(tmp_path / "mine.yaml")
     assert config.name == "mine"
     assert config.sources[0].name == "notes"
+
+
+def test_every_way_to_execute_is_one_that_there_is() -> None:
+    examples = re.findall(r"^execution: .*$", (ROOT / "docs/prefect.md").read_text(), re.M)
+    found = {Execution.model_validate(yaml.safe_load(line)["execution"]).runner for line in examples}
+    assert found == {"local", "dask", "ray"}
 
 
 def test_the_configuration_page_is_what_the_models_say() -> None:

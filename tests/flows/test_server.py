@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.server import Server, remove_left_folders
+from flows.server import Server
+from llmcore.artifacts import working
 from tests.prefect_server import PREFECT, answers, environment, free_port, running, wait_for
 from tests.small import small_config
 
@@ -90,7 +91,7 @@ def test_folders_of_the_dead_are_collected_and_those_of_the_living_stay(
         kill_both = f"import os; from flows.server import Server; s = Server(); {both}"
         subprocess.run([sys.executable, "-c", kill_both], env=home)
         assert len(left(home)) == 2
-        remove_left_folders()
+        working.remove_abandoned()
         assert left(home) == [living.folder.name]
         living.wait()
     finally:

@@ -1,8 +1,8 @@
 """Golden digests: what each data stage makes of a small fixed input, byte for byte.
 
 If a digest changes because the stage is meant to make something else, raise the version of that stage and run
-`LLMCORE_NEW_GOLDEN=1 pytest tests/test_golden.py`; if it is not, the change is a defect. Training is left out: its
-bytes depend on the kind of processor, and the fault tests compare it with itself.
+`LLMCORE_NEW_GOLDEN=1 pytest tests/planning/test_golden.py`; if it is not, the change is a defect. Training is left out:
+its bytes depend on the kind of processor, and the fault tests compare it with itself.
 """
 
 from __future__ import annotations

@@ -160,6 +160,11 @@ def test_held_out_text_is_drawn_from_every_document_first(tokenizer: Path, tmp_p
     assert [piece.tolist() for piece in pieces] == [[0, *row[:100]] for row in rows]
     more = fidelity.sample(LocalFiles(tmp_path), budget=1_500, window=100, split="validation")
     assert [piece.tolist() for piece in more[10:]] == [row[99:200] for row in rows[:5]]
+    gone = table.sort("id").select("id").head(3)
+    left = fidelity.sample(LocalFiles(tmp_path), budget=1_000, window=100, split="validation", gone=gone)
+    assert [piece.tolist() for piece in left[:7]] == [[0, *row[:100]] for row in rows[3:]]
+    with pytest.raises(LlmcoreError, match="no held-out tokens"):
+        fidelity.held_out_split(LocalFiles(tmp_path), gone=table.select("id"))
 
 
 def test_no_held_out_text_is_an_error(tmp_path: Path) -> None:
@@ -347,7 +352,7 @@ def test_quantise_makes_what_it_always_made(tmp_path: Path, quantisation: str) -
     )
     huggingface.save(model, tmp_path)
     gguf_file.write(tmp_path, tmp_path, tmp_path / "m.gguf", quantisation)
-    assert STAGE.version == 1
+    assert STAGE.version == 2
     assert sha256((tmp_path / "m.gguf").read_bytes()).hexdigest()[:16] == GOLDEN[quantisation]
 
 

@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_one_line_though_nobody_asked_before(
     fill(small_disk, MB)
     with pytest.raises(NoSpaceError, match=r"no space left in .*: 4\.2 MB are needed, 1\.\d MB are free; free some"):
         tensors.save_tensors(weights, small_disk / "w.safetensors")
-    monkeypatch.setattr(tensors, "ask_for_space", lambda folder, needed: None)  # another takes the space in between
+    monkeypatch.setattr(tensors, "ask_for_room", lambda folder, needed: None)  # another takes the space in between
     with pytest.raises(NoSpaceError, match=r"no space left in .*: w.safetensors cannot be written"):
         tensors.save_tensors(weights, small_disk / "w.safetensors")
     (small_disk / "w.safetensors").unlink(missing_ok=True)
@@ -93,8 +93,8 @@ def test_a_broken_off_checkpoint_leaves_the_one_before(small_disk: Path, monkeyp
     history = [{"step": 1, "tokens": 1, "loss": 0.5, "learning_rate": 0.1, "grad_norm": 1.0, "validation_loss": None}]
     small = checkpoint.Checkpoint(1, {"a": torch.ones(MB // 8)}, {}, history)
     checkpoint.save(small_disk, small, {"seed": 1})
-    monkeypatch.setattr(tensors, "ask_for_space", lambda folder, needed: None)
-    monkeypatch.setattr(checkpoint, "ask_for_space", lambda folder, needed: None)
+    monkeypatch.setattr(tensors, "ask_for_room", lambda folder, needed: None)
+    monkeypatch.setattr(checkpoint, "ask_for_room", lambda folder, needed: None)
     large = checkpoint.Checkpoint(2, {"a": torch.ones(MB)}, {"b": torch.ones(2 * MB)}, history)
     with pytest.raises(NoSpaceError):
         checkpoint.save(small_disk, large, {"seed": 1})

@@ -13,7 +13,7 @@ import pytest
 
 from llmcore.errors import LlmcoreError
 from llmcore.training import stage
-from llmcore.training.process import STARTING_SECONDS, Pulse
+from llmcore.training.heartbeat import STARTING_SECONDS, Pulse
 from tests.local_files import LocalRun
 from tests.training.corpus import TINY, WatchedRun, inputs_of, model_digest, train, trainer_pid
 
