@@ -198,7 +198,7 @@ class S3Backend:
 
     def entry(self, name: str) -> Entry | None:
         head = self._head(name, "look at")
-        return None if head is None else Entry(name, head["ContentLength"], head["LastModified"].astimezone(UTC))
+        return None if head is None else Entry(name, head["ContentLength"], _whole(head["LastModified"]))
 
     def _head(self, name: str, doing: str) -> Any:
         return self._ask_for(f"{doing} {name} in", lambda: self.client.head_object(**self._at(name)))
@@ -208,7 +208,7 @@ class S3Backend:
         while True:
             page = self._page(self.client.list_objects_v2, prefix, after)
             for item in page.get("Contents", ()):
-                yield Entry(item["Key"].removeprefix(self.prefix), item["Size"], item["LastModified"].astimezone(UTC))
+                yield Entry(item["Key"].removeprefix(self.prefix), item["Size"], _whole(item["LastModified"]))
             if not page.get("IsTruncated"):
                 return
             after = {"ContinuationToken": page["NextContinuationToken"]}
@@ -219,7 +219,7 @@ class S3Backend:
             page = self._page(self.client.list_multipart_uploads, "", after)
             for item in page.get("Uploads", ()):
                 name = item["Key"].removeprefix(self.prefix) + UPLOAD + item["UploadId"]
-                yield Entry(name, 0, item["Initiated"].astimezone(UTC))
+                yield Entry(name, 0, _whole(item["Initiated"]))
             if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
                 return
             after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
@@ -288,3 +288,8 @@ def _etags(path: Path, size: int, mtime_ns: int) -> frozenset[str]:
             parts.append(hashlib.md5(part, usedforsecurity=False).digest())
     in_parts = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
     return frozenset({whole.hexdigest(), f"{in_parts}-{len(parts)}"})
+
+
+def _whole(moment: datetime) -> datetime:
+    """In whole seconds, as the server's clock is told in its answers: some stamp objects more finely than that."""
+    return moment.astimezone(UTC).replace(microsecond=0)
