@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -84,8 +85,12 @@ class Survey:
 
     def garbage(self) -> list[Entry]:
         store = self.store
-        running = list(roots.runs(store))
         last_moment = store.backend.now() - self.older_than
+        # a silent run whose root is too young to go would not be told, when it comes back, that it was taken for dead
+        running = [
+            dataclasses.replace(run, alive=run.alive or (run.silent and run.epoch.entry.written > last_moment))
+            for run in roots.runs(store)
+        ]
         last_moment = min([last_moment, *(run.began - CLOCK_STEP for run in running if run.alive)])
 
         # the manifests first: whatever is committed while this goes on is younger than what is listed

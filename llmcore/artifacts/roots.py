@@ -220,6 +220,12 @@ class KnownRun:
     alive: bool
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing is known but that it said nothing for long: it is on another machine."""
+        elsewhere = self.epoch.record["owner"].get("machine") != processes.machine()
+        return elsewhere and not self.alive and not self.epoch.record["ended"]
+
+    @property
     def began(self) -> datetime:
         return datetime.fromisoformat(self.epoch.record["began"])
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llmcore.account.verify import verify
-from llmcore.artifacts import gc, lease, roots, runner, working
+from llmcore.artifacts import gc, jobs, lease, processes, roots, runner, working
 from llmcore.artifacts.backends import Entry
 from llmcore.artifacts.gc import collect, garbage
 from llmcore.artifacts.index import summaries
@@ -230,3 +230,26 @@ def test_a_working_folder_that_says_not_whose_it_is_goes_after_a_day(
         os.utime(home, (0, 0))
     working.remove_abandoned()
     assert [home.exists() for home in (young, old, foreign)] == [True, False, True]
+
+
+def test_a_silent_run_elsewhere_that_is_not_told_of_it_loses_nothing(
+    folder: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = processes.identity()
+    monkeypatch.setattr(processes, "identity", lambda: identity | {"machine": "elsewhere"})
+    monkeypatch.setattr(roots, "SILENT_SECONDS", -1.0)
+    numbers, keep, _ = chain(0, 2)
+    with roots.run(folder) as root:
+        done = {"numbers": runner.build(folder, resolve(folder, numbers, {}))}
+        root.hold("numbers", done["numbers"])
+        recipe = resolve(folder, keep, done)
+        root.claim(recipe)
+        fresh = jobs.run_chunk(folder, jobs.chunk_of(recipe, jobs.jobs_to_do(folder, recipe)))
+        for entry in [*folder.backend.entries("memo/"), *folder.backend.entries("blobs/")]:
+            os.utime(Path(folder.uri.removeprefix("file://"), entry.name), (time.time() - 100,) * 2)
+        began = {**root._record, "began": (folder.backend.now() - timedelta(seconds=200)).isoformat()}
+        root._record = began
+        root.claim(recipe)
+        list(collect(folder, timedelta(seconds=50)))
+        made = runner.commit_shards(folder, recipe, fresh)
+        assert list(verify(folder, manifest_of(folder, made))) == []
