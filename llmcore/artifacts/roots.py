@@ -70,7 +70,8 @@ def set_ref(store: Store, name: str, record: Mapping[str, Any], after: int | Non
     while True:
         newest = row.newest()
         number = newest.number if newest is not None else 0
-        if after is not None and number != after:
+        stands = number if newest is not None and newest.record.get("stage") else 0  # as `ref` counts a dropped one
+        if after is not None and stands != after:
             return False
         if row.create(number + 1, {**record, "moved_by": uuid.uuid4().hex}):
             row.forget_before(number + 1)
