@@ -21,6 +21,20 @@ from llmcore.errors import LlmcoreError
 
 INLINE_FILES = 256  # an artifact of more lists them in a blob, so that its manifest stays small
 SEAL_DIGITS = 16  # of an edition's name
+LEGACY_ROLES = {  # what 0.1 made, by stage: its manifests name no role
+    "crawl": "fetch",
+    "collect": "fetch",
+    "ingest": "ingest",
+    "extract": "extract",
+    "split": "split",
+    "tokenizer": "tokenizer",
+    "tokenise": "tokens",
+    "pack": "plan",
+    "train": "model",
+    "evaluate": "evaluation",
+    "quantise": "quantised",
+    "publish": "published",
+}
 
 
 @dataclass(frozen=True)
@@ -258,7 +272,8 @@ def read_record(store: Store, name: str) -> Manifest | None:
     legacy = "seal" not in record  # made by 0.1
     try:
         if legacy:
-            record |= {"seal": "", "listing": None, "folders": _plain_folders(record["outputs"])}
+            role = LEGACY_ROLES.get(record["identity"]["stage"], "")
+            record |= {"role": role, "seal": "", "listing": None, "folders": _plain_folders(record["outputs"])}
         listing = record.get("listing")
         outputs: Mapping[str, Output] = (
             Listing(store, listing)
