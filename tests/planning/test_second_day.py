@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmcore.account.trace import trace
 from llmcore.artifacts import roots, runner
 from llmcore.artifacts.manifest import ArtifactRef, manifest_of
 from llmcore.artifacts.recipe import resolve
@@ -166,3 +169,43 @@ def test_a_refresh_that_finds_nothing_leaves_the_head_and_everything_behind_it(d
         "raw/g001-00000.parquet",
         "raw/g002-00000.parquet",
     ]
+
+
+def test_a_dataset_that_was_forgotten_begins_anew(days: Days) -> None:
+    days.run(NOTES)
+    roots.drop_ref(days.store, dataset_ref("small"))
+    chain, head = chain_on_head(days.store, days.config(NOTES))
+    assert head.number == 0 and not chain.pinned
+    assert roots.set_ref(days.store, dataset_ref("small"), {"stage": "pack", "key": "0" * 64}, after=head.number)
+
+
+def test_a_dataset_that_0_1_made_is_run_refreshed_and_traced(days: Days) -> None:
+    days.run(NOTES)
+    head = days.head()
+    shutil.rmtree(days.folder / "store/roots")
+    as_0_1_wrote_it(days.folder / "store", head)
+    assert [row.step for row in trace(days.store, url="003.txt")][:1] == ["ingest notes"]
+    assert days.run(NOTES) == []
+    small = days.config(NOTES, MORE)
+    (days.folder / "texts/003.txt").write_text("Another text by now.")
+    assert days._go(*chain_behind_head(days.store, small)) == ["collect notes", "collect more"]
+
+
+def as_0_1_wrote_it(store: Path, head: Mapping[str, Any]) -> None:
+    """Take from a store's records what they did not have then: seals, roles, listings, folders; refs were files."""
+
+    def older(edge: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: edge[name] for name in ("stage", "key", "digest")}
+
+    for path in (store / "artifacts").rglob("*.json"):
+        record = json.loads(path.read_text())
+        for name in ("seal", "role", "listing", "folders"):
+            del record[name]
+        steps = {
+            role: [{**older(edge), "step": edge["step"]} for edge in edges] for role, edges in record["inputs"].items()
+        }
+        path.unlink()
+        path.write_text(json.dumps(record | {"inputs": steps}))
+    (store / "refs/datasets").mkdir(parents=True)
+    fetched = {step: older(edge) for step, edge in head["fetched"].items()}
+    (store / "refs/datasets/small.json").write_text(json.dumps({**older(head), "fetched": fetched}))
