@@ -49,7 +49,7 @@ def collect(store: Store, older_than: timedelta = YOUNGEST) -> Iterator[Entry]:
     found = survey.garbage()
     for start in range(0, len(found), BATCH):
         batch = {entry.name for entry in found[start : start + BATCH]}
-        lease = leases.take(store, roots.COLLECTION, lambda: True, _somebody_collects)
+        lease = leases.take(store, leases.COLLECTION, lambda: True, _somebody_collects)
         if lease is None:
             return
         delete = partial(survey.delete, check=lease.check_fresh)
@@ -117,7 +117,7 @@ class Survey:
 
         scratch = list(store.backend.entries("runs/"))
         at_work = {entry.name.split("/")[1] for entry in scratch if entry.written > last_moment}
-        at_work |= {claim["artifact"] for claim in claims} | {roots.COLLECTION}
+        at_work |= {claim["artifact"] for claim in claims} | {leases.COLLECTION}
         at_work |= {
             key for key in {entry.name.split("/")[1] for entry in scratch} - at_work if leases.holder(store, key)
         }

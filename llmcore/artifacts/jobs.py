@@ -7,6 +7,7 @@ lies in the store is a job done.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +19,14 @@ from typing import Any
 
 import polars as pl
 
+from llmcore.artifacts import lease as leases
 from llmcore.artifacts.keys import key_of, with_check, without_check
 from llmcore.artifacts.manifest import Output
 from llmcore.artifacts.processes import end_with_parent
 from llmcore.artifacts.recipe import Recipe, StoreFiles, own_identity, read_table
 from llmcore.artifacts.shards import shard_order
 from llmcore.artifacts.stage import ShardResult, Stage
-from llmcore.artifacts.store import Store, open_store, suffix_of
+from llmcore.artifacts.store import Store, blob_name, open_store, suffix_of
 from llmcore.artifacts.working import working_folder
 from llmcore.errors import LlmcoreError
 
@@ -103,8 +105,22 @@ def chunk_of(recipe: Recipe, jobs: Sequence[ShardJob], force: bool = False) -> C
 def run_chunk(store: Store, chunk: Chunk) -> dict[str, Memo]:
     """Do the jobs one after another; returns their memos by name. The first error stops it."""
     side = {role: StoreFiles(store, outputs) for role, outputs in chunk.broadcast.items()}
+    memos: dict[str, Memo] = {}
+    todo: Sequence[ShardJob] = chunk.jobs
     with working_folder() as folder:
-        return {job.memo: run_job(store, chunk, job, side, folder) for job in chunk.jobs}
+        while todo:
+            before = leases.settled(store, leases.COLLECTION)
+            memos |= {job.memo: run_job(store, chunk, job, side, folder) for job in todo}
+            if leases.settled(store, leases.COLLECTION) == before:
+                break
+            # a collection may have looked at a blob before, and deleted it after it was written again
+            todo = [job for job in todo if any(store.backend.entry(name) is None for name in _blobs(memos[job.memo]))]
+            chunk = dataclasses.replace(chunk, force=True)
+    return memos
+
+
+def _blobs(memo: Memo) -> list[str]:
+    return [blob_name(output["blob"], suffix_of(name)) for name, output in memo["outputs"].items()]
 
 
 def run_job(store: Store, chunk: Chunk, job: ShardJob, side: Mapping[str, Any], folder: Path) -> Memo:
@@ -123,8 +139,7 @@ def run_job(store: Store, chunk: Chunk, job: ShardJob, side: Mapping[str, Any], 
     result: ShardResult = stage.load()(documents, chunk.params, **beside, **side, **named)
 
     stem = shard_stem(shard, chunk.label)
-    found: set[str] = set()
-    outputs = {name: _put_table(store, folder, table, name, found) for name, table in _named_tables(result, stem)}
+    outputs = {name: _put_table(store, folder, table, name) for name, table in _named_tables(result, stem)}
     rows_read = documents.height if isinstance(documents, pl.DataFrame) else None
     if rows_read is not None and stage.partition:
         rows = sum(output.rows or 0 for name, output in outputs.items() if name.split("/", 1)[0] in stage.partition)
@@ -140,7 +155,6 @@ def run_job(store: Store, chunk: Chunk, job: ShardJob, side: Mapping[str, Any], 
         store.replace(job.memo, with_check(memo))
     else:
         store.commit(job.memo, with_check(memo))
-    store.check_found(found, f"{stage.name}: {job.shard}")
     return memo
 
 
@@ -174,7 +188,7 @@ def _named_tables(result: ShardResult, stem: str) -> Iterator[tuple[str, pl.Data
                 yield f"{folder}/{stem}-{number:05d}.parquet", table
 
 
-def _put_table(store: Store, folder: Path, table: pl.DataFrame, name: str, found: set[str]) -> Output:
+def _put_table(store: Store, folder: Path, table: pl.DataFrame, name: str) -> Output:
     path = folder / name.replace("/", "_")
     table.write_parquet(path, compression="zstd", compression_level=3, row_group_size=ROW_GROUP_ROWS)
     size = path.stat().st_size
@@ -182,7 +196,7 @@ def _put_table(store: Store, folder: Path, table: pl.DataFrame, name: str, found
         file.seek(max(0, size - len(PARQUET_END)))
         if file.read() != PARQUET_END:
             raise LlmcoreError(f"{name}: cut off while it was written to {folder}; free some space, then run again")
-    blob = store.put_blob(path, ".parquet", found)
+    blob = store.put_blob(path, ".parquet")
     path.unlink()
     return Output(blob, size, table.height)
 

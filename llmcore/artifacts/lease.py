@@ -25,6 +25,7 @@ SECONDS_TO_LIVE = 60.0
 RENEW_EVERY_SECONDS = 15.0
 SILENT_SECONDS = 600.0  # for who asks once, and can only compare the times that the store tells
 POLL_SECONDS = 0.5
+COLLECTION = "gc"  # the key of the lease that a collection of garbage holds while it deletes
 # more than this between two looks was not watched: the waiter was suspended, or the store away for the holder as well
 LONGEST_LOOK_SECONDS = 5.0
 GIVE_BACK_SECONDS = 10.0
@@ -164,6 +165,21 @@ def holder(store: Store, key: str, watch: Watch | None = None) -> str | None:
     if watch is not None and watch.look(newest) > SECONDS_TO_LIVE:
         return None
     return _who(newest)
+
+
+def settled(store: Store, key: str) -> int:
+    """Wait until the lease of `key` is free; how far its row has come.
+
+    If that has not moved between two calls, nobody held the lease meanwhile.
+    """
+    row, watch = Epochs(store, f"runs/{key}/lease"), Watch()
+    while True:
+        newest = row.newest()
+        if newest is None:
+            return 0
+        if _is_free(newest) or watch.look(newest) > SECONDS_TO_LIVE:
+            return newest.number
+        time.sleep(POLL_SECONDS)
 
 
 def _steady_seconds() -> float:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +30,6 @@ from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError, UsageError
 
 REFS, RUNS = "roots/refs", "roots/runs"
-COLLECTION = "gc"  # the key of the lease that a collection holds
 BEAT_SECONDS = 15.0
 SILENT_SECONDS = 600.0  # a run on another machine that says nothing for so long is taken for dead
 POLL_SECONDS = 0.1
@@ -158,9 +156,7 @@ class RunRoot:
         with self._lock:
             self._record["claim"] = {"of": recipe.stage.name, "artifact": recipe.key, "memos": memos}
             self._move()
-        watch = leases.Watch()
-        while leases.holder(self.store, COLLECTION, watch) is not None:
-            time.sleep(POLL_SECONDS)
+        leases.settled(self.store, leases.COLLECTION)
 
     def hold(self, step: str, ref: ArtifactRef) -> None:
         """Keep an artifact as long as the run lasts. Written with the next claim, which protects it until then."""

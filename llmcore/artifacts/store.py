@@ -44,30 +44,17 @@ class Store:
 
     # blobs
 
-    def put_blob(self, path: Path, suffix: str = "", found: set[str] | None = None) -> str:
+    def put_blob(self, path: Path, suffix: str = "") -> str:
         """Store a file's bytes under their SHA-256 and return it.
 
         A large blob that is there already is not written again but renewed, so that it counts as written by this run.
-        Its name is added to `found`, for `check_found` to look at it once more after the commit.
         """
         digest = file_digest(path)
         name = blob_name(digest, suffix)
         large = path.stat().st_size > self.backend.rewritten_bytes
-        if large and self.backend.holds(name, path) and self.backend.renew(name):
-            if found is not None:
-                found.add(name)
-        else:
+        if not (large and self.backend.holds(name, path) and self.backend.renew(name)):
             self.backend.upload(name, path)
         return digest
-
-    def check_found(self, found: Iterable[str], what: str) -> None:
-        """After the commit that names them: that no collection took the blobs that `put_blob` found.
-
-        Raises LlmcoreError, `what` being the work to do again.
-        """
-        for name in found:
-            if self.backend.entry(name) is None:
-                raise LlmcoreError(f"{what}: {name} was collected while it was found; run again with --force")
 
     def fetch_blob(self, digest: str, suffix: str = "", label: str = "") -> Path:
         """A local, read-only path of the blob, its bytes verified against its name.

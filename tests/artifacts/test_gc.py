@@ -14,6 +14,7 @@ import pytest
 
 from llmcore.account.verify import verify
 from llmcore.artifacts import jobs, roots, runner, working
+from llmcore.artifacts import lease as leases
 from llmcore.artifacts.gc import collect, garbage
 from llmcore.artifacts.index import resolve_ref
 from llmcore.artifacts.lineage import manifests_behind
@@ -199,7 +200,7 @@ def left_over(store: Store) -> list[str]:
             reached |= {manifest_name(manifest.stage, manifest.key, manifest.seal)}
             reached |= {blob_name(output.blob, Path(name).suffix) for name, output in manifest.outputs.items()}
     names = (entry.name for entry in store.backend.entries(""))
-    kinds = ("roots/refs/", "memo/", f"runs/{roots.COLLECTION}/")
+    kinds = ("roots/refs/", "memo/", f"runs/{leases.COLLECTION}/")
     return [name for name in names if name not in reached and not name.startswith(kinds)]
 
 
@@ -216,3 +217,38 @@ def begin_upload(store: Store) -> None:
 def _dead_owner() -> str:
     code = "import json; from llmcore.artifacts import processes; print(json.dumps(processes.identity()))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("step", ["numbers", "keep"])
+def test_a_blob_that_is_deleted_behind_a_collectors_look_is_written_again(
+    store: Store, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection looks at a blob, a run writes it again, and only then the collection deletes it."""
+    left = make(store)
+    names = [blob_name(o.blob, ".parquet") for o in manifest_of(store, left[step]).outputs.values()]
+    for kind in ("artifacts/", "memo/"):
+        for entry in list(store.backend.entries(kind)):
+            store.backend.delete(entry.name)
+    done: dict[str, ArtifactRef] = {}
+    commit, deleted = store.backend.create, []
+
+    def commit_late(name: str, data: bytes) -> bool:
+        written = commit(name, data)
+        if name.startswith((f"memo/{step}/", f"artifacts/{step}/")) and not deleted:
+            lease = leases.take(store, leases.COLLECTION, lambda: True, lambda holder: None)
+            assert lease is not None
+            for blob in names:
+                store.backend.delete(blob)
+            deleted.extend(names)
+            lease.give_back()
+        return written
+
+    monkeypatch.setattr(store.backend, "create", commit_late)
+    with roots.run(store) as root:
+        for one in chain(0, 2)[: 1 + ["numbers", "keep"].index(step)]:
+            recipe = resolve(store, one, done)
+            root.claim(recipe)
+            done[one.name] = runner.build(store, recipe)
+            root.hold(one.name, done[one.name])
+    assert deleted
+    assert list(verify(store, manifest_of(store, done[step]))) == []
