@@ -241,6 +241,24 @@ def commit(
     Whoever commits first wins. force: take the place of what was there, which stays as an edition.
     """
     outputs = dict(sorted(outputs.items()))
+    if len(outputs) <= INLINE_FILES:
+        return _commit(store, recipe, outputs, None, metrics, run, force)
+    before = leases.settled(store, leases.COLLECTION)
+    ref = _commit(store, recipe, outputs, _listed(store, outputs), metrics, run, force)
+    if leases.settled(store, leases.COLLECTION) != before:
+        _listed(store, outputs)  # may have been deleted behind a collection's look
+    return ref
+
+
+def _commit(
+    store: Store,
+    recipe: Recipe,
+    outputs: Mapping[str, Output],
+    listing: str | None,
+    metrics: Mapping[str, Any],
+    run: Mapping[str, Any],
+    force: bool,
+) -> ArtifactRef:
     manifest = _sealed(
         Manifest(
             step=recipe.step.name,
@@ -252,7 +270,7 @@ def commit(
             folders=folders_of(outputs),
             metrics=dict(metrics),
             role=recipe.stage.role,
-            listing=_listed(store, outputs) if len(outputs) > INLINE_FILES else None,
+            listing=listing,
             code=code_digest(*recipe.stage.modules),
             environment=environment(),
             run=run,
