@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import manifests
 from llmcore.artifacts.store import open_store
 from llmcore.planning.heads import dataset_ref
@@ -48,14 +49,14 @@ def test_each_command_ends_in_a_line_that_names_what_it_made(tmp_path: Path, pre
 
     assert last_line("dataset", config, env=prefect_server).startswith("dataset    datasets/small ")
     assert not list(manifests(store, "train"))
-    first = store.ref(dataset_ref("small"))
+    first = roots.ref(store, dataset_ref("small"))
     assert first is not None
 
     (tmp_path / "texts" / "added.txt").write_text((tmp_path / "texts" / "000.txt").read_text()[::2] * 2)
     line = last_line("refresh", config, env=prefect_server)
-    refreshed = store.ref(dataset_ref("small"))
-    assert refreshed is not None and refreshed["key"] != first["key"]
-    assert refreshed["key"][:12] in line
+    refreshed = roots.ref(store, dataset_ref("small"))
+    assert refreshed is not None and refreshed.record["key"] != first.record["key"]
+    assert refreshed.record["key"][:12] in line
 
     line = last_line("pretrain", config, env=prefect_server)
     (model,) = manifests(store, "train")
