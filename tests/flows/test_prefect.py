@@ -143,8 +143,9 @@ def test_a_deployment_runs_and_the_server_shows_all_of_it(api: Api, tmp_path: Pa
 
     again = api.start("pipeline/quickstart", config)
     assert api.finished(again) == "COMPLETED"
-    states = [task["state"]["name"] for task in api.task_runs(again, least=len(steps))]
-    assert states == ["Cached"] * len(steps)
+    cached = len(steps) - 1  # the source's snapshot is the dataset's: nothing asks for it again
+    states = [task["state"]["name"] for task in api.task_runs(again, least=cached)]
+    assert states == ["Cached"] * cached
 
 
 def test_the_form_is_made_from_the_configuration_models(api: Api) -> None:
@@ -241,7 +242,9 @@ def test_a_refresh_computes_only_what_is_new(api: Api, tmp_path: Path) -> None:
         assert by_step[step].run["shards_computed"] == 1, step
     for step, manifest in by_step.items():
         for name, output in before[step].outputs.items():
-            if name.rsplit("/", 1)[-1].startswith("g000") and manifest.identity["stage"] != "pack":
+            # which documents of the first snapshot still stand is what a refresh decides
+            decides = manifest.role in ("versions", "plan")
+            if name.rsplit("/", 1)[-1].startswith("g000") and not decides:
                 assert manifest.outputs[name].blob == output.blob, f"{step}: {name} changed"
     artifact = api.artifact("fresh-refresh")
     assert artifact is not None
@@ -249,12 +252,9 @@ def test_a_refresh_computes_only_what_is_new(api: Api, tmp_path: Path) -> None:
     assert (row["new"], row["changed"], row["gone"]) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("runner", ["processes", "dask"])
-def test_other_task_runners_make_the_same_artifacts(
-    runner: str, tmp_path: Path, prefect_server: dict[str, str]
-) -> None:
+def test_other_task_runners_make_the_same_artifacts(tmp_path: Path, prefect_server: dict[str, str]) -> None:
     digests = []
-    for execution in ({"runner": "threads", "workers": 2}, {"runner": runner, "workers": 2}):
+    for execution in ({"runner": "local", "workers": 2}, {"runner": "dask", "workers": 2}):
         folder = tmp_path / str(execution["runner"])
         config = small_config(folder, execution=execution)
         done = subprocess.run(
