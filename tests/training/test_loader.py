@@ -124,6 +124,6 @@ def test_a_disk_without_room_for_the_tokens_is_one_line(tmp_path: Path) -> None:
     shards = write(tmp_path, [[[1] * 50_000] * 20])
     with (
         small_disk(tmp_path / "disk", 1 << 20) as disk,
-        pytest.raises(LlmcoreError, match=r"the tokens to train on need 2\.0 MB, but .* has 1\.0 MB"),
+        pytest.raises(LlmcoreError, match=r"no space left in .*: 2\.0 MB are needed, 1\.0 MB are free"),
     ):
         Windows(tmp_path / "plan.parquet", shards, WINDOW, END, disk)
