@@ -70,6 +70,8 @@ def check_written(path: Path, reads_back: Callable[[Path], bool]) -> None:
         if reads_back(path):
             return
     except Exception as error:  # the readers of foreign formats raise whatever they like
+        if "allocate memory" in str(error):  # says nothing of the file
+            raise
         reason = str(error).split("\n")[0] or type(error).__name__
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     raise LlmcoreError(

@@ -105,7 +105,8 @@ def cleaned(texts: pl.Series, params: CleanParams) -> tuple[pl.Series, int]:
     plain = _plain(texts, params)
     if not params.mend_mojibake:
         return plain, 0
-    suspect = _suspects(texts)
+    # what an invisible character keeps apart may be mojibake without it
+    suspect = pl.concat([_suspects(texts), _suspects(plain)]).unique().sort()
     if not len(suspect):
         return plain, 0
     first = plain.gather(suspect)
@@ -180,4 +181,4 @@ def _mend(text: str) -> str:
     return "\n".join(fix_encoding(line) if not line.isascii() else line for line in text.split("\n"))
 
 
-STAGE = Stage("clean", version=1, params=CleanParams, function="llmcore.text.clean:clean", kind="per_shard")
+STAGE = Stage("clean", version=2, params=CleanParams, function="llmcore.text.clean:clean", kind="per_shard")

@@ -386,7 +386,7 @@ def _named(error: Exception) -> Exception:
         where = getattr(error, "filename", None) or "the training"
         return NoSpaceError(f"train: no space left for {where}; free some and run again")
     # on a processor torch raises a plain RuntimeError
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
         return OutOfMemoryError(error)
     return error
 

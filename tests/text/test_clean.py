@@ -6,7 +6,7 @@ import unicodedata
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -127,6 +127,7 @@ PIECES = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
+@example("Â\x1b¡")
 @given(st.one_of(AWKWARD, PIECES.map("".join)))
 def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     once = one(text)
