@@ -22,8 +22,8 @@ check: .venv/installed-check  ## format, lint, types, layers: half a minute
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-fast: .venv/installed-test  ## unit tests: under three minutes on two cores
-	$(PYTEST) -m "not slow and not nightly"
+fast: .venv/installed-test  ## unit tests, on stores in a folder: some minutes on two cores
+	$(PYTEST) -m "not slow and not nightly" -k "not ceph and not moto"
 
 nightly: .venv/installed-test  ## the long kills and scale runs: hours
 	$(PYTEST) -m nightly --timeout 0
