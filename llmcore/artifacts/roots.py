@@ -32,7 +32,6 @@ from llmcore.errors import LlmcoreError, UsageError
 REFS, RUNS = "roots/refs", "roots/runs"
 BEAT_SECONDS = 15.0
 SILENT_SECONDS = 600.0  # a run on another machine that says nothing for so long is taken for dead
-POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
