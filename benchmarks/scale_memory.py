@@ -53,6 +53,7 @@ GLOBALLY = (
     "selection.dedup:RESOLVE",
     "selection.classifier",
     "selection.decontaminate:BENCHMARKS",
+    "selection.versions",
     "tokens.tokenizer",
     "tokens.pack",
     "training.loader",
@@ -218,6 +219,8 @@ class Corpus:
             return lambda: self.fetch_batches(tokens)
         if stage == "tokens.pack":
             inputs: dict[str, Files] = {"tokens": tokens}
+        elif stage == "selection.versions":
+            inputs = self.two_generations()
         elif stage == "release.publish":
             inputs = {"model": model, "tokenizer": tokenizer, "plan": Files({})}
             inputs |= {"quantised": self.files("quantised"), "evaluation": self.files("evaluation")}
@@ -229,6 +232,26 @@ class Corpus:
         function = what.load()
         run = Run(out, [self.manifest(step) for step in HISTORY] if stage == "release.publish" else ())
         return lambda: function(inputs, what.params(**params), run)
+
+    def two_generations(self) -> dict[str, Files]:
+        """Documents and decisions, the last tenth of the shards being a refresh that found new versions of others."""
+        later = max(1, self.shards // 10)
+        documents, decided = {}, {}
+        for number in range(self.shards):
+            first = number < self.shards - later
+            name = name_of(number) if first else name_of(number).replace("g000", "g001")
+            documents[f"kept/{name}"] = self.folder / "documents/kept" / name_of(number)
+            ids = pl.read_parquet(documents[f"kept/{name}"], columns=["id"])
+            address = (number if first else number - later) * SHARD + pl.int_range(pl.len(), dtype=pl.UInt64)
+            nothing = pl.lit(None, pl.String).alias("duplicate_of")
+            tables = {"decisions": ids.select("id", nothing, cluster="id")}
+            tables["places"] = ids.select(place=address, address=address)
+            for part, table in tables.items():
+                path = self.folder / f"versions-{self.shards}" / part / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                table.write_parquet(path)
+                decided[f"{part}/{name}"] = path
+        return {"documents": Files(documents), "decisions": Files(decided)}
 
     def fetch_batches(self, tokens: Files) -> None:
         """Open the plan of these tokens as the trainer does, and read a pass of it or 2,000 batches."""

@@ -11,6 +11,7 @@ from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
 from llmcore.planning.config import PipelineConfig, quickstart
 from llmcore.planning.heads import chain_on_head, remember_dataset
+from llmcore.planning.targets import decide
 
 
 @flow(persist_result=False)
@@ -25,6 +26,7 @@ def dataset(
         reset_head: begin the dataset anew although refreshes went on from it.
     """
     store = open_store(config.store)
+    config = decide(store, config)
     with roots.run(store) as root:
         chain, head = chain_on_head(store, config, reset_head)
         done = run_chain(chain, config, root, until=step_with(chain, "plan"))

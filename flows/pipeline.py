@@ -11,6 +11,7 @@ from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
 from llmcore.planning.config import PipelineConfig, quickstart
 from llmcore.planning.heads import chain_on_head, remember_dataset, remember_model
+from llmcore.planning.targets import decide
 
 
 @flow(persist_result=False)
@@ -31,6 +32,7 @@ def pipeline(
         resume: key of a training of another recipe, from whose checkpoint this one goes on.
     """
     store = open_store(config.store)
+    config = decide(store, config)
     with roots.run(store) as root:
         chain, head = chain_on_head(store, config, reset_head, resume)
         done = run_chain(chain, config, root, until, force)

@@ -11,6 +11,7 @@ from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
 from llmcore.planning.config import PipelineConfig, quickstart
 from llmcore.planning.heads import chain_of_head
+from llmcore.planning.targets import decide
 
 
 @flow(persist_result=False)
@@ -25,6 +26,7 @@ def pretrain(
         resume: key of a training of another recipe, from whose checkpoint this one goes on.
     """
     store = open_store(config.store)
+    config = decide(store, config)
     with roots.run(store) as root:
         chain, _ = chain_of_head(store, config, resume)
         return run_chain(chain, config, root, until=step_with(chain, "evaluation"))

@@ -18,6 +18,7 @@ from llmcore.artifacts.store import Store, open_store
 from llmcore.errors import LlmcoreError
 from llmcore.planning.config import PipelineConfig, quickstart
 from llmcore.planning.heads import chain_behind_head, remember_dataset
+from llmcore.planning.targets import decide
 from tasks.present import show_refresh
 
 
@@ -29,6 +30,7 @@ def refresh(config: PipelineConfig = quickstart()) -> dict[str, ArtifactRef]:  #
     of the first snapshot.
     """
     store = open_store(config.store)
+    config = decide(store, config)
     when = flow_run.scheduled_start_time or datetime.now(UTC)
     with _only_one(store, config.name) as lock, roots.run(store) as root:
         chain, head = chain_behind_head(store, config, when.isoformat(timespec="microseconds"))

@@ -121,6 +121,7 @@ class Survey:
         at_work |= {
             key for key in {entry.name.split("/")[1] for entry in scratch} - at_work if leases.holder(store, key)
         }
+        named = {ref.name.removeprefix("datasets/") for ref in roots.refs(store)}
         over = {run.name for run in running if not run.alive and run.epoch.entry.written <= last_moment}
 
         def old(prefix: str) -> list[Entry]:
@@ -132,6 +133,7 @@ class Survey:
             *(entry for entry in scratch if entry.name.split("/")[1] not in at_work),
             *(entry for entry in old("blobs/") if entry.name not in blobs),
             *(entry for entry in store.backend.entries(f"{roots.RUNS}/") if entry.name.split("/")[2] in over),
+            *(entry for entry in old(f"{roots.TARGETS}/") if entry.name.split("/")[1] not in named),
             *self._broken_off(last_moment),
         ]
 

@@ -30,6 +30,7 @@ from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError, UsageError
 
 REFS, RUNS = "roots/refs", "roots/runs"
+TARGETS = "targets"  # what `auto` became, by the name of a model or dataset
 BEAT_SECONDS = 15.0
 SILENT_SECONDS = 600.0  # a run on another machine that says nothing for so long is taken for dead
 

@@ -19,6 +19,7 @@ from llmcore.errors import LlmcoreError, UsageError
 from llmcore.planning.chain import Chain, build, fetch_step, fetching
 from llmcore.planning.config import FileSource, PipelineConfig
 from llmcore.planning.resume import find
+from llmcore.planning.targets import decided
 
 FETCH = "fetch"
 LABEL = "snapshot"  # the parameter that a refresh sets anew in every crawl
@@ -67,7 +68,7 @@ def chain_on_head(
     resume: key of another training, from whose checkpoint this one goes on.
     Raises UsageError where it would not go on from the head; see `snapshot_for`.
     """
-    head = head_of(store, config.name)
+    config, head = decided(store, config), head_of(store, config.name)
     checkpoint = find(store, resume) if resume is not None else None
     if reset or not head.fetched:
         return build(config, resume=checkpoint), head
@@ -81,7 +82,7 @@ def chain_of_head(store: Store, config: PipelineConfig, resume: str | None = Non
 
     resume: key of another training, from whose checkpoint this one goes on.
     """
-    head = existing_head(store, config.name)
+    config, head = decided(store, config), existing_head(store, config.name)
     check_sources(store, config, head)
     for source in config.sources:
         if fetch_step(source) not in head.fetched:
@@ -97,7 +98,7 @@ def chain_behind_head(store: Store, config: PipelineConfig, label: str | None = 
 
     A source whose files are all as they were keeps its snapshot, so that a refresh that finds nothing leaves no trace.
     """
-    head = existing_head(store, config.name)
+    config, head = decided(store, config), existing_head(store, config.name)
     check_sources(store, config, head)
     kept = {}
     for source in config.sources:

@@ -19,6 +19,7 @@ import torch
 from llmcore.artifacts.stage import Files
 from llmcore.errors import LlmcoreError
 from llmcore.model import huggingface
+from llmcore.model.device import device_of
 from llmcore.tokens.draw import first_within
 
 PIECE = 512  # tokens read in one go
@@ -105,17 +106,18 @@ def measure(
     pieces: Sequence[np.ndarray],
     tokenizer: Path,
     threads: int,
+    device: str,
     report: Callable[[int, int], None],
 ) -> Losses:
     """Compare model folders with the full one, batch by batch, so that no logits are kept.
 
     full, quantised: folders in Hugging Face form. pieces: token ids, one-dimensional, the first only context.
-    tokenizer: tokenizer.json.
+    tokenizer: tokenizer.json. device: "cpu" or "cuda".
     """
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    reference = huggingface.load(full).to(device).float().eval()
-    models = {name: huggingface.load(folder).to(device).float().eval() for name, folder in quantised.items()}
+    place = device_of(device)
+    reference = huggingface.load(full).to(place).float().eval()
+    models = {name: huggingface.load(folder).to(place).float().eval() for name, folder in quantised.items()}
     lengths = torch.from_numpy(_bytes_per_token(tokenizer))
     names = list(models)
     nats = dict.fromkeys(["full", *names], 0.0)
@@ -126,7 +128,7 @@ def measure(
     with torch.inference_mode():
         for number, batch in enumerate(batches):
             report(number, len(batches))
-            batch = batch.to(device)
+            batch = batch.to(place)
             targets = batch[:, 1:]
             counted = targets >= 0
             inputs = batch[:, :-1].clamp(min=0)

@@ -34,6 +34,9 @@ class QuantiseParams(Params):
     )
     tokens: int = Field(40_000, ge=1_000, description="held-out tokens on which the loss of each format is measured")
     threads: int = Field(2, ge=1, description="on a processor; their number fixes the order of sums")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="that measures; auto: what execution.device says; the key holds cpu or cuda"
+    )
 
     @field_validator("formats")
     @classmethod
@@ -83,6 +86,7 @@ def quantise(inputs: Mapping[str, Files], params: QuantiseParams, run: Run) -> d
                 sample,
                 tokenizer / "tokenizer.json",
                 params.threads,
+                params.device,
                 partial(_measuring, run, len(entries) - len(names), len(names), len(params.formats)),
             )
             for place in restored.values():

@@ -21,6 +21,7 @@ MAY_DIFFER = frozenset(
         "micro_batch",
         "processes",
         "threads",
+        "device",
         "precision",
         "compile",
         "validation_every",

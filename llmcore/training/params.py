@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 from llmcore.errors import UsageError
 
 Schedule = Literal["wsd", "cosine"]
-Precision = Literal["bf16", "fp32"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "bf16", "fp32"]
 Method = Literal["muon", "adamw"]
 
 
@@ -20,7 +21,12 @@ def _field(default: Any, description: str, **bounds: Any) -> Any:
     return dataclasses.field(default=default, metadata={"description": description, **bounds})
 
 
-CHOICES = {"schedule": get_args(Schedule), "precision": get_args(Precision), "optimizer": get_args(Method)}
+CHOICES = {
+    "schedule": get_args(Schedule),
+    "device": get_args(Device),
+    "precision": get_args(Precision),
+    "optimizer": get_args(Method),
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,10 @@ class TrainParams:
     weight_decay: float = _field(0.1, "of the matrices; norms have none", ge=0)
     clip: float = _field(1.0, "largest norm of the gradient", gt=0)
 
-    precision: Precision = _field("fp32", "of the products; weights, moments and sums stay fp32")  # noqa: RUF009
+    device: Device = _field("auto", "that trains; auto: what execution.device says; the key holds cpu or cuda")  # noqa: RUF009
+    precision: Precision = _field(  # noqa: RUF009
+        "auto", "of the products; weights, moments and sums stay fp32; auto: bf16 where the device multiplies in it"
+    )
     compile: bool = _field(False, "torch.compile: slow at first, then faster; on a processor it needs a C++ compiler")
     threads: int = _field(2, "on a processor; their number fixes the order of sums, so it is part of the recipe", ge=1)
     processes: int = _field(1, "that train together, one a GPU; part of the recipe as threads are", ge=1)

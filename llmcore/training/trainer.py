@@ -36,6 +36,7 @@ from llmcore.artifacts.disk import is_full
 from llmcore.artifacts.keys import deciding_fields
 from llmcore.errors import LlmcoreError, NoSpaceError, UsageError
 from llmcore.model import huggingface
+from llmcore.model.device import device_of
 from llmcore.model.transformer import ModelConfig, Transformer, document_layout
 from llmcore.training import checkpoint as checkpoints
 from llmcore.training.checkpoint import Checkpoint, write_atomically
@@ -60,8 +61,9 @@ class Processes:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        device = device_of(params.device)
+        cuda = device.type == "cuda"
+        self.device = torch.device("cuda", local) if cuda else device
         torch.set_num_threads(params.threads)
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs per cents
@@ -258,6 +260,8 @@ def config_of(spec: Spec) -> ModelConfig:
 
 def loss_function(model: Transformer, params: TrainParams, device: torch.device) -> Callable[..., Tensor]:
     """(windows, numbers) -> summed loss of those windows, in the precision asked for, compiled if asked for."""
+    if params.precision == "auto":
+        raise UsageError("train.precision: auto was not made concrete; say bf16 or fp32")
     if params.compile:
         compiler = os.environ.get("CXX", "g++")
         if device.type == "cpu" and shutil.which(compiler) is None:
