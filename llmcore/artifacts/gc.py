@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,7 +27,8 @@ from llmcore.errors import LlmcoreError
 # nothing younger goes, whatever reaches it: what a run that has ended or died has made is worth a second run
 YOUNGEST = timedelta(hours=24)
 CLOCK_STEP = timedelta(seconds=3)  # S3 tells times in whole seconds
-BATCH = 1000  # objects that are deleted between two looks at what is reachable
+BATCH = 1000  # objects that are deleted between two looks at the clock
+HOLD_SECONDS = 5.0  # for which runs may be held up by deleting, or for as long as the look before it took
 
 
 def garbage(store: Store, older_than: timedelta = YOUNGEST) -> list[Entry]:
@@ -42,25 +44,37 @@ def garbage(store: Store, older_than: timedelta = YOUNGEST) -> list[Entry]:
 def collect(store: Store, older_than: timedelta = YOUNGEST) -> Iterator[Entry]:
     """Delete garbage, and say of each object that it is gone. LlmcoreError if another collection is at it.
 
-    What is reachable is asked again before each batch, with runs held up meanwhile, and each object is looked at once
-    more before it goes.
+    What is reachable is asked with runs held up, which go on after as long again as the asking took; then it is asked
+    anew. So a large store costs twice the deleting, however many looks that takes. Each object is looked at once more
+    before it goes.
     """
     survey = Survey(store, older_than)
-    found = survey.garbage()
-    for start in range(0, len(found), BATCH):
-        batch = {entry.name for entry in found[start : start + BATCH]}
+    todo = {entry.name for entry in survey.garbage()}
+    while todo:
         lease = leases.take(store, leases.COLLECTION, lambda: True, _somebody_collects)
         if lease is None:
             return
         delete = partial(survey.delete, check=lease.check_fresh)
         try:
-            still = [entry for entry in survey.garbage() if entry.name in batch]
-            # several go at a time, and no blob may go before the last of the records that name it
-            for _, group in groupby(still, key=_floor):
-                yield from (entry for entry in store.each(group, delete) if entry is not None)
+            began = time.monotonic()
+            still = [entry for entry in survey.garbage() if entry.name in todo]
+            until = time.monotonic() + max(HOLD_SECONDS, time.monotonic() - began)
+            todo &= {entry.name for entry in still}
+            for batch in _batches(still):
+                yield from (entry for entry in store.each(batch, delete) if entry is not None)
+                todo -= {entry.name for entry in batch}
+                if time.monotonic() > until:
+                    break
         finally:
             lease.give_back()
     working.remove_abandoned()
+
+
+def _batches(found: list[Entry]) -> Iterator[list[Entry]]:
+    """Several go at a time, and no blob may go before the last of the records that name it."""
+    for _, group in groupby(found, key=_floor):
+        floor = list(group)
+        yield from (floor[start : start + BATCH] for start in range(0, len(floor), BATCH))
 
 
 def _floor(entry: Entry) -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from llmcore.account.verify import verify
-from llmcore.artifacts import jobs, roots, runner, working
+from llmcore.artifacts import gc, jobs, roots, runner, working
 from llmcore.artifacts import lease as leases
+from llmcore.artifacts.backends import Entry
 from llmcore.artifacts.gc import collect, garbage
 from llmcore.artifacts.index import resolve_ref
 from llmcore.artifacts.lineage import manifests_behind
@@ -108,6 +109,24 @@ def test_a_ref_whose_artifact_is_gone_stops_the_collection_with_a_line(store: St
     roots.drop_ref(store, "toy")
     list(collect(store, AT_ONCE))
     assert list(manifests(store)) == []
+
+
+def test_the_store_is_not_listed_anew_for_every_few_objects(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(store)
+    looks: list[int] = []
+    look = gc.Survey.garbage
+
+    def counted(survey: gc.Survey) -> list[Entry]:
+        looks.append(1)
+        return look(survey)
+
+    monkeypatch.setattr(gc, "BATCH", 1)
+    monkeypatch.setattr(gc.Survey, "garbage", counted)
+    assert len(list(collect(store, AT_ONCE))) > 5 and len(looks) == 2
+    monkeypatch.setattr(gc, "HOLD_SECONDS", 0.0)  # a slow store: it is asked again, and everything goes all the same
+    make(store)
+    list(collect(store, AT_ONCE))
+    assert list(manifests(store)) == [] and list(store.backend.entries("blobs/")) == []
 
 
 def test_a_ref_of_an_unknown_name_cannot_be_dropped(store: Store) -> None:
