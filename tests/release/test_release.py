@@ -145,7 +145,7 @@ def test_bits_per_byte_are_those_of_the_text(model: Path, tokenizer: Path) -> No
     encoder = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     text = "naïve ☕ statement"
     ids = encoder.encode(text).ids
-    losses = fidelity.measure(model, {}, [np.array([0, *ids])], tokenizer / "tokenizer.json", 1, lambda *_: None)
+    losses = fidelity.measure(model, {}, [np.array([0, *ids])], tokenizer / "tokenizer.json", 1, "cpu", lambda *_: None)
     assert (losses.tokens, losses.bytes) == (len(ids), len(text.encode()))
     assert losses.bits_per_byte > 0
 
