@@ -6,7 +6,7 @@ left to right and jumped over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -16,23 +16,32 @@ from llmcore.selection.words import I64, U64, ngram_hash, string_hashes
 
 
 def repetition(
-    rows: pl.Series, words: pl.Series, count: int, top: Sequence[int], repeated: Sequence[int]
+    rows: pl.Series,
+    words: pl.Series,
+    count: int,
+    top: Mapping[int, int],
+    repeated: Mapping[int, int],
+    spaced: bool = True,
 ) -> pl.DataFrame:
     """Characters for each of `count` documents: columns top_N_gram_characters and duplicate_N_gram_characters.
 
-    rows: ascending document number of each word; words: the words in their order.
+    rows: ascending document number of each word; words: the words in their order; top, repeated: N -> how many of these
+    words an N-gram is; spaced: whether there is a space between them.
     """
     bounds = np.searchsorted(rows.to_numpy(), np.arange(count + 1)).astype(np.int64)
     hashes = string_hashes(words)
     lengths = words.str.len_chars().cast(pl.Int64).to_numpy()
-    columns = {f"top_{n}_gram_characters": _scan(hashes, lengths, bounds, n, True) for n in top} | {
-        f"duplicate_{n}_gram_characters": _scan(hashes, lengths, bounds, n, False) for n in repeated
+    columns = {
+        f"top_{n}_gram_characters": _scan(hashes, lengths, bounds, size, True, spaced) for n, size in top.items()
+    } | {
+        f"duplicate_{n}_gram_characters": _scan(hashes, lengths, bounds, size, False, spaced)
+        for n, size in repeated.items()
     }
     return pl.DataFrame(columns)
 
 
 @njit(cache=True)
-def _scan(hashes: U64, lengths: I64, bounds: I64, n: int, top: bool) -> I64:
+def _scan(hashes: U64, lengths: I64, bounds: I64, n: int, top: bool, spaced: bool) -> I64:
     """Open addressing in one table for all documents; a slot is empty unless it carries the document's number."""
     documents = len(bounds) - 1
     out = np.zeros(documents, np.int64)
@@ -71,7 +80,7 @@ def _scan(hashes: U64, lengths: I64, bounds: I64, n: int, top: bool) -> I64:
             else:
                 place += 1
         if top and best_first >= 0:
-            characters = n - 1
+            characters = n - 1 if spaced else 0
             for word in range(best_first, best_first + n):
                 characters += lengths[word]
             out[document] = characters * best_count
