@@ -155,7 +155,8 @@ def add_selection(chain: Chain, config: PipelineConfig, documents: Documents) ->
     signatures = chain.add(
         dedup.SIGNATURES, _part(config.dedup, dedup.SignatureParams), {"documents": documents.scrubbed}
     )
-    decisions = chain.add(dedup.RESOLVE, _part(config.dedup, dedup.ResolveParams), {"signatures": signatures})
+    compared = {"signatures": signatures, "documents": From((documents.scrubbed,), "kept/")}
+    decisions = chain.add(dedup.RESOLVE, _part(config.dedup, dedup.ResolveParams), compared)
     unique = chain.add(dedup.STAGE, dedup.KeepParams(), {"documents": documents.scrubbed, "decisions": decisions})
 
     measured = chain.add(signals.STAGE, config.signals, {"documents": unique})

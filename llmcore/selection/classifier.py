@@ -45,7 +45,7 @@ SCORE_DECIMALS = 4
 PASSAGES_SCORED = 16  # a document's score is the mean over at most so many passages, spread evenly
 MIN_PASSAGES = 50  # of each class; with fewer there is nothing to learn, and no model is written
 WORD = rf"{UNSPACED_LETTER}\p{{M}}*|[\w&&[^{UNSPACED}]]+|[^\w\s]"
-LETTER = rf"{UNSPACED_LETTER}\p{{M}}*\p{{P}}*\s*|[^{UNSPACED}]"
+LETTER = rf"(?s:{UNSPACED_LETTER}\p{{M}}*\p{{P}}*\s*|.)"
 
 
 class ClassifierParams(Params):
@@ -206,8 +206,7 @@ class Draw:
 
     def offer(self, document: str, text: str, code: str = ENGLISH) -> None:
         """Take what ranks among the lowest of the document's passages of `words` words."""
-        size, units = _size(self.words, code), _units(text, code)
-        count = passage_count(len(units), size)
+        count = passage_count(_length(text, code), _size(self.words, code))
         low = [(number, rank) for number in range(count) if self._takes(rank := self._rank(document, number))]
         if not low:
             return
@@ -280,6 +279,13 @@ def _units(text: str, code: str) -> list[str]:
     return pl.Series([text]).str.extract_all(LETTER).explode().drop_nulls().to_list()
 
 
+def _length(text: str, code: str) -> int:
+    """The number of its units."""
+    if language(code).units_per_word is None:
+        return len(text.split())
+    return int(pl.Series([text]).str.count_matches(LETTER)[0])
+
+
 def _size(words: int, code: str) -> int:
     """How many units are so many words."""
     return round(words * (language(code).units_per_word or 1))
@@ -305,7 +311,7 @@ def _damaged(text: str, kind: int, chance: random.Random, code: str = ENGLISH) -
     if kind % 3 == 1:
         start = chance.randrange(max(1, len(words) - 8))
         return "\n".join([space.join(words[start : start + chance.randint(2, 8)])] * 20)
-    least = 4 if space else 2
+    least = max(2, round(4 * language(code).word_length)) if space else 2
     picked = chance.sample(words, min(len(words), 60))
     menu = [word.strip(".,;:()\"'").capitalize() for word in picked if len(word) >= least]
     return chance.choice((" | ", "\n", " > ", " · ", "\n- ")).join(menu)

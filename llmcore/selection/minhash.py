@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numba import njit
 
+from llmcore.selection.shingles import Shingles, similarity
 from llmcore.selection.words import (
     I64,
     MIX_1,
@@ -89,15 +90,37 @@ class Places(NamedTuple):
     again: I64
 
 
-def stars(
-    signature: U32, buckets: np.ndarray, content: np.ndarray, enough: int, places: Places
-) -> tuple[I64, I64, np.ndarray, I64]:
-    """Decide document by document, in order: (kept document it stands for, equal entries with it, same content as it,
-    the older version of itself that it would have been a duplicate of, or -1).
+class Enough(NamedTuple):
+    """What makes a duplicate: a similarity of at least `threshold`, by so many equal entries; estimates of `unsure` to
+    `sure` equal entries are verified."""
 
-    signature[n, p] uint32, buckets[n, bands] and content[n] int32 with NO_BUCKET; enough: equal entries of a duplicate.
+    threshold: float
+    entries: int
+    unsure: int
+    sure: int
+
+
+class Stars(NamedTuple):
+    """What was decided of each document, in order: the kept document it stands for, the similarity with it, whether its
+    content is the same, the older version of itself that it would have been a duplicate of (or -1); and of which
+    documents the shingles were missing, so that a decision rests on an estimate in question."""
+
+    kept: I64
+    similarity: np.ndarray
+    same: np.ndarray
+    older: I64
+    missing: np.ndarray
+
+
+def stars(
+    signature: U32, buckets: np.ndarray, content: np.ndarray, enough: Enough, places: Places, shingles: Shingles
+) -> Stars:
+    """Decide document by document, in order.
+
+    signature[n, p] uint32, buckets[n, bands] and content[n] int32 with NO_BUCKET.
     A document is compared with kept documents only, and with at most REPRESENTATIVES of a bucket; a dropped one puts
     its kept document into buckets that have none yet. What comes later never changes what was decided before.
+    An estimate near the threshold gives way to the true similarity where the shingles of both documents are there.
     An older version of a document (same place, earlier generation, another id) does not make it a duplicate; the newer
     one takes the older one's seat in the buckets that both share, so that copies of it are found however often it
     changes.
@@ -106,7 +129,8 @@ def stars(
     starts = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(np.minimum(sizes, REPRESENTATIVES), out=starts[1:])
     groups = int(content.max(initial=-1)) + 1
-    return _stars(signature, buckets, content, groups, starts, enough, *places)
+    known = (shingles.data, shingles.first, shingles.last)
+    return Stars(*_stars(signature, buckets, content, groups, starts, *enough, *places, *known))
 
 
 @njit(cache=True)
@@ -175,15 +199,22 @@ def _stars(
     content: np.ndarray,
     groups: int,
     starts: I64,
-    enough: int,
+    threshold: float,
+    entries: int,
+    unsure: int,
+    sure: int,
     place: U64,
     identity: U64,
     generation: I64,
     again: I64,
-) -> tuple[I64, I64, np.ndarray, I64]:
+    hashes: U64,
+    first: I64,
+    last: I64,
+) -> tuple[I64, np.ndarray, np.ndarray, I64, np.ndarray]:
     documents, size = signature.shape
     kept = np.empty(documents, np.int64)
-    equal = np.zeros(documents, np.int64)
+    alike = np.zeros(documents, np.float64)
+    missing = np.zeros(documents, np.bool_)
     same = np.zeros(documents, np.bool_)
     older = np.full(documents, -1, np.int64)
     latest_with = np.full(groups, -1, np.int64)
@@ -191,17 +222,17 @@ def _stars(
     filled = np.zeros(len(starts) - 1, np.int64)
     compared = np.full(documents, -1, np.int64)
     for document in range(documents):
-        best, most, nearest = -1, -1, -1
+        best, most, nearest = -1, -1.0, -1.0
         twin = latest_with[content[document]] if content[document] >= 0 else -1
         if twin >= 0 and _equal_entries(signature[document], signature[twin]) != size:
             twin = -1
         if twin >= 0 and _older_version(place, identity, generation, document, kept[twin]):
-            older[document], nearest, twin = kept[twin], size, -1
+            older[document], nearest, twin = kept[twin], 1.0, -1
         if again[document] >= 0:
             twin = again[document]
         if twin >= 0:
             best = kept[twin]  # equal words have equal shingles, so the twin's verified star holds for this one
-            most = size if best == twin else equal[twin]
+            most = 1.0 if best == twin else alike[twin]
             same[document] = best == twin
         else:
             for bucket in buckets[document]:
@@ -213,13 +244,23 @@ def _stars(
                         continue
                     compared[other] = document
                     matches = _equal_entries(signature[document], signature[other])
-                    if matches < enough:
+                    if matches < min(entries, unsure):
                         continue
+                    share = matches / size
+                    if unsure <= matches <= sure and first[document] >= 0 and first[other] >= 0:
+                        share = similarity(hashes, first[document], last[document], first[other], last[other])
+                        if share < threshold:
+                            continue
+                    else:
+                        if unsure <= matches <= sure:
+                            missing[document] = missing[other] = True
+                        if matches < entries:
+                            continue
                     if _older_version(place, identity, generation, document, other):
-                        if matches > nearest:
-                            older[document], nearest = other, matches
-                    elif matches > most or (matches == most and other < best):
-                        best, most = other, matches
+                        if share > nearest:
+                            older[document], nearest = other, share
+                    elif share > most or (share == most and other < best):
+                        best, most = other, share
         if best >= 0:
             older[document] = -1
         if content[document] >= 0 and (
@@ -227,7 +268,7 @@ def _stars(
         ):
             latest_with[content[document]] = document
         kept[document] = best if best >= 0 else document
-        equal[document] = most if best >= 0 else size
+        alike[document] = most if best >= 0 else 1.0
         for bucket in buckets[document]:
             if bucket < 0:
                 continue
@@ -242,4 +283,4 @@ def _stars(
             elif seat < starts[bucket + 1] and (best < 0 or filled[bucket] == 0):
                 representatives[seat] = kept[document]
                 filled[bucket] += 1
-    return kept, equal, same, older
+    return kept, alike, same, older, missing
