@@ -53,12 +53,15 @@ def ours(texts: list[str], folder: Path) -> tuple[float, set[int]]:
     ids = [f"{n:032x}" for n in range(len(texts))]
     frame = pl.DataFrame({"id": ids, "text": texts, "source": "sotu", "url": None}).cast({"url": pl.String})
     started = time.perf_counter()
-    (folder / "in" / "signatures").mkdir(parents=True)
+    for name in ("in/signatures", "documents/kept"):
+        (folder / name).mkdir(parents=True)
+    frame.write_parquet(folder / "documents" / "kept" / "g000.parquet", compression="zstd")
     table = signatures(frame, SignatureParams()).outputs["signatures"]
     assert isinstance(table, pl.DataFrame)
     table.write_parquet(folder / "in" / "signatures" / "g000.parquet", compression="zstd")
     run = LocalRun(folder / "run")
-    resolve({"signatures": LocalFiles(folder / "in")}, ResolveParams(threshold=0.7), run)
+    inputs = {"signatures": LocalFiles(folder / "in"), "documents": LocalFiles(folder / "documents")}
+    resolve(inputs, ResolveParams(threshold=0.7), run)
     seconds = time.perf_counter() - started
     decisions = pl.read_parquet(run.out / "decisions" / "g000.parquet").with_row_index()
     return seconds, set(decisions.filter(~pl.col("keep"))["index"])

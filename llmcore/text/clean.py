@@ -30,6 +30,12 @@ INVISIBLE = (
 )
 BLANKS = r"[\u00a0\u1680\u180e\u2000-\u200a\u202f\u205f\u3000]"
 
+DATE_PART = (  # all that a line of nothing but a date may hold, so that prose that tells of a year stays
+    r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day|mon|tue|wed|thu|fri|sat|sun|january|february|march|april|may|june|july"
+    r"|august|september|october|november|december|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|at|[ap]\.?m\.?|utc|gmt"
+    r"|[cemp][ds]t|\d{1,2}(?:st|nd|rd|th)|[+-]?\d[\d:./-]*(?:t[\d:.]+)?z?)"
+)
+
 BOILERPLATE = (
     r"(?:this|our|the) (?:web)?site (?:uses|makes use of) cookies\b.*",
     r"(?:we|we and our partners) (?:and our partners )?use cookies\b.*",
@@ -37,7 +43,9 @@ BOILERPLATE = (
     r"(?:accept|reject|allow|decline) (?:all )?cookies\.?",
     r"(?:cookie|privacy) (?:policy|settings|preferences|notice|statement)\.?",
     r"(?:terms (?:of (?:use|service)|and conditions|& conditions)|all rights reserved)\.?",
-    r"(?:copyright )?(?:©|\(c\)|copyright) ?(?:\d{4}|.{0,80}\ball rights reserved)\b.{0,200}",
+    r"(?:copyright )?(?:©|\(c\)|copyright) ?.{0,80}\ball rights reserved\b.{0,200}",
+    r"(?:copyright (?:\(c\)|©)|©|copyright) ?\d{4}\b.{0,200}",
+    r"\(c\) ?\d{4}\b(?:[-–, ]*\d{4})*(?:[-–,.]? (?:by )?(?-i:\p{Lu}).{0,200})?",  # not the third item of a list
     r"licensed under the .{1,80} licen[cs]e(?:,? version [\d.]+)?\.?",
     r"(?:except where otherwise noted, )?(?:this|content on this) (?:work|site|page) is licensed under .{1,160}",
     r"available languages: .{0,200}",
@@ -53,7 +61,8 @@ BOILERPLATE = (
     r"(?-i:(?:[^a-z\s>›»][^>›»,;]{0,40} [>›»] ){2,}[^a-z\s>›»][^>›»,;]{0,80})",  # breadcrumbs, each in capitals
     r"(?:sign up|subscribe) (?:for|to) (?:our|the) (?:free )?(?:e-?mail )?newsletter\b.{0,80}",
     r"(?:please )?(?:enable|turn on) javascript\b.{0,120}",
-    r"(?:page )?(?:last )?(?:modified|updated|generated)(?: on)?:? .{0,60}\d{4}.{0,20}",
+    r"(?:(?:this )?page )?(?:was )?(?:last )?(?:modified|updated|generated)(?: on)?:? "
+    rf"{DATE_PART}(?:[, ]+{DATE_PART})*\.?",
     r"powered by (?:wordpress|drupal|joomla|mediawiki|blogger|phpbb|discourse)\b.{0,60}",
     r"\[(?:edit|hide|show|citation needed)\]",
 )
@@ -181,4 +190,4 @@ def _mend(text: str) -> str:
     return "\n".join(fix_encoding(line) if not line.isascii() else line for line in text.split("\n"))
 
 
-STAGE = Stage("clean", version=2, params=CleanParams, function="llmcore.text.clean:clean", kind="per_shard")
+STAGE = Stage("clean", version=3, params=CleanParams, function="llmcore.text.clean:clean", kind="per_shard")

@@ -42,20 +42,20 @@ def test_the_same_documents_in_other_shards_give_the_same_model(corpus: pl.DataF
     for name, shards in (("one", [corpus]), ("many", split_otherwise)):
         run = LocalRun(tmp_path / name / "run")
         train(inputs(tmp_path / name, shards), params, run)
-        made.append((run.out / "model.bin").read_bytes())
+        made.append((run.out / "en.bin").read_bytes())
     assert made[0] == made[1]
 
 
 def test_a_draw_holds_the_passages_of_lowest_hash_and_no_more() -> None:
     texts = {f"{number:032x}": f"word{number} " * (30 + 7 * number) for number in range(40)}
-    small, large = Draw(10, seed=1), Draw(10_000, seed=1)
+    small, large = Draw(10, 1, 20), Draw(10_000, 1, 20)
     for document, text in texts.items():
-        small.offer(document, text, 20)
+        small.offer(document, text)
     for document, text in reversed(texts.items()):
-        large.offer(document, text, 20)
+        large.offer(document, text)
     assert len(large.drawn()) == sum(passage_count(len(text.split()), 20) for text in texts.values())
     assert small.drawn() == large.drawn()[:10]
-    assert Draw(10, seed=2).drawn() == []
+    assert Draw(10, 2, 20).drawn() == []
 
 
 @pytest.mark.parametrize("length", [0, 9, 10, 19, 20, 29, 30, 400])
@@ -70,5 +70,5 @@ def test_a_model_that_a_full_disk_cut_short_is_an_error(corpus: pl.DataFrame, tm
         run = LocalRun(tmp_path / "run")
         run.out.rmdir()
         run.out.symlink_to(disk)
-        with pytest.raises(LlmcoreError, match=r"model\.bin: what lies there is not what was written"):
+        with pytest.raises(LlmcoreError, match=r"en\.bin: what lies there is not what was written"):
             train(given, ClassifierParams(max_passages=200, epochs=1), run)

@@ -54,15 +54,19 @@ def frame(texts: Sequence[str], source: str = "sotu") -> pl.DataFrame:
 
 def decide(folder: Path, shards: Sequence[pl.DataFrame], params: DedupParams | None = None) -> tuple[LocalFiles, dict]:
     params = params or DedupParams()
-    (folder / "in" / "signatures").mkdir(parents=True)
+    for name in ("in/signatures", "documents/kept"):
+        (folder / name).mkdir(parents=True)
     fields = {name: getattr(params, name) for name in SignatureParams.model_fields}
     for number, shard in enumerate(shards):
         table = signatures(shard, SignatureParams(**fields)).outputs["signatures"]
         assert isinstance(table, pl.DataFrame)
         table.write_parquet(folder / "in" / "signatures" / f"g000-00-sotu-{number:05}.parquet")
+        shard.write_parquet(folder / "documents" / "kept" / f"g000-00-sotu-{number:05}.parquet")
     run = LocalRun(folder / "run")
-    resolve_params = ResolveParams(threshold=params.threshold, alarm_share=params.alarm_share)
-    metrics = resolve({"signatures": LocalFiles(folder / "in")}, resolve_params, run)
+    resolve_params = ResolveParams(**{name: getattr(params, name) for name in ResolveParams.model_fields})
+    inputs = {"signatures": LocalFiles(folder / "in"), "documents": LocalFiles(folder / "documents")}
+    metrics = resolve(inputs, resolve_params, run)
+    assert list(run.scratch.iterdir()) == []
     return LocalFiles(run.out), metrics
 
 
@@ -148,6 +152,63 @@ def test_decisions_do_not_depend_on_the_number_of_shards(tmp_path: Path, count: 
     parts, same_metrics = decide(tmp_path / "many", list(documents.iter_slices(size)))
     assert whole.table("decisions/").equals(parts.table("decisions/"))
     assert metrics == same_metrics
+
+
+@cache
+def near_the_threshold() -> pl.DataFrame:
+    """500 passages and copies whose true similarity lies between 0.6 and 0.8."""
+    chance = random.Random(11)
+    texts = passages(3000)[:500]
+    copies = [edited(text, chance.uniform(0.022, 0.055), chance) for text in texts]
+    pairs = [(text, copy) for text, copy in zip(texts, copies, strict=True) if 0.6 < jaccard(text, copy) < 0.8]
+    assert len(pairs) > 300
+    return frame([text for text, _ in pairs] + [copy for _, copy in pairs])
+
+
+def test_near_the_threshold_the_true_similarity_decides(tmp_path: Path) -> None:
+    documents = near_the_threshold()
+    texts = documents["text"].to_list()
+    half = len(texts) // 2
+    true = [jaccard(a, b) for a, b in zip(texts[:half], texts[half:], strict=True)]
+    by_estimate, _ = decide(tmp_path / "estimate", [documents], DedupParams(verify_within=0))
+    verified, _ = decide(tmp_path / "verified", [documents])
+    found = {}
+    for name, files in (("estimate", by_estimate), ("verified", verified)):
+        decisions = files.table("decisions/")
+        assert decisions["keep"][:half].all()
+        found[name] = decisions[half:]
+    wrong = {
+        name: sum(a < 0.7 for a, keep in zip(true, table["keep"], strict=True) if not keep)
+        for name, table in found.items()
+    }
+    assert wrong["estimate"] > 10 and wrong["verified"] == 0
+    said = found["verified"]["jaccard"].to_list()
+    assert all(a == pytest.approx(b) for a, b in zip(true, said, strict=True) if b is not None)
+    kept_alike = [max(a - 0.7, 0) for a, keep in zip(true, found["verified"]["keep"], strict=True) if keep and a >= 0.7]
+    assert len(kept_alike) < 0.4 * sum(a >= 0.7 for a in true)  # what no band brings together stays unseen
+
+
+def test_verified_decisions_do_not_depend_on_shards_and_later_ones_change_nothing(tmp_path: Path) -> None:
+    documents = near_the_threshold()
+    whole, _ = decide(tmp_path / "whole", [documents])
+    shards = list(documents.iter_slices(97))
+    parts, _ = decide(tmp_path / "parts", shards)
+    assert whole.table("decisions/").equals(parts.table("decisions/"))
+    early, _ = decide(tmp_path / "early", shards[:-2])
+    for name in early.names():
+        assert early.path(name).read_bytes() == parts.path(name).read_bytes()
+
+
+def test_signatures_of_other_documents_are_refused(tmp_path: Path) -> None:
+    documents = near_the_threshold()
+    table = signatures(documents, SignatureParams()).outputs["signatures"]
+    assert isinstance(table, pl.DataFrame)
+    for name, written in (("in/signatures", table), ("documents/kept", documents.reverse())):
+        (tmp_path / name).mkdir(parents=True)
+        written.write_parquet(tmp_path / name / "g000-00-sotu-00000.parquet")
+    inputs = {"signatures": LocalFiles(tmp_path / "in"), "documents": LocalFiles(tmp_path / "documents")}
+    with pytest.raises(LlmcoreError, match=r"kept/g000-00-sotu-00000\.parquet holds other documents"):
+        resolve(inputs, ResolveParams(), LocalRun(tmp_path / "run"))
 
 
 def test_later_shards_change_no_earlier_decision_file(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class History:
         )
         made = dedup.signatures(documents, dedup.SignatureParams()).outputs["signatures"]
         self._write(f"signatures/signatures/{generation}-s-00000.parquet", made)
-        self._write(f"documents/{generation}-s-00000.parquet", documents)
+        self._write(f"documents/kept/{generation}-s-00000.parquet", documents)
         self.now, self.brought = dict(files), [*self.brought, changed]
         self.gone_at.append(set(gone))
 
@@ -86,8 +86,9 @@ class History:
         """Run resolve, dedup, a filter, split, versions and pack over all generations."""
         root = self.root / f"after{len(self.brought)}{gone}"
         resolved = LocalRun(root / "resolve")
-        dedup.resolve({"signatures": LocalFiles(self.root / "signatures")}, dedup.ResolveParams(), resolved)
-        for path in (self.root / "documents").iterdir():
+        brought = {name: LocalFiles(self.root / name) for name in ("signatures", "documents")}
+        dedup.resolve(brought, dedup.ResolveParams(), resolved)
+        for path in (self.root / "documents/kept").iterdir():
             decisions = pl.read_parquet(resolved.out / "decisions" / path.name)
             unique = dedup.dedup(pl.read_parquet(path), dedup.KeepParams(), decisions).outputs["kept"]
             assert isinstance(unique, pl.DataFrame)
@@ -297,7 +298,8 @@ def rows_of_files(root: Path, generations: Sequence[Mapping[str, Sequence[str]]]
         listing.write_parquet(root / f"collect s/collected/{generation}.parquet")
         before = dict(files)
     resolved, run = LocalRun(root / "resolve"), LocalRun(root / "versions")
-    dedup.resolve({"signatures": Under(root, "signatures/")}, dedup.ResolveParams(), resolved)
+    brought = {"signatures": Under(root, "signatures/"), "documents": Under(root, "kept/")}
+    dedup.resolve(brought, dedup.ResolveParams(), resolved)
     inputs = {"documents": Under(root, "kept/"), "decisions": LocalFiles(resolved.out)}
     versions({**inputs, "collected": Under(root, "collect s/")}, VersionsParams(gone={"s": "jsonl"}), run)
     kept = LocalFiles(resolved.out).table("decisions/").filter("keep")["id"]

@@ -59,6 +59,10 @@ def test_mends_and_normalises(dirty: str, clean_text: str) -> None:
         "Apache > HTTP Server > Documentation > Version 2.4 > Modules",
         "Home | About | Contact",
         "Accept all cookies",
+        "Last modified: Tue, 5 Mar 2019 14:02:11 GMT",
+        "This page was last updated on March 3rd, 2021 at 10:14 pm.",
+        "Updated 2020-01-31T10:00:00Z",
+        "(c) 2004-2009 Somebody & Sons",
     ],
 )
 def test_takes_out_boilerplate_lines(line: str) -> None:
@@ -72,6 +76,10 @@ def test_takes_out_boilerplate_lines(line: str) -> None:
         "The next top model.",
         "if a > b and b > c then a > c, which is what transitive means, and holds for every order of numbers",
         "Cookies are baked for ten minutes.",
+        "Modified 1999 to allow",
+        "Updated in 1994 by Smith",
+        "Updated 1994 by Smith and again by his sons.",
+        "(c) 2019 sales rose by a tenth",
     ],
 )
 def test_leaves_prose_alone(line: str) -> None:

@@ -52,6 +52,26 @@ def test_only_the_beginning_is_looked_at() -> None:
     assert labels.to_list() == ["en", "en"] and scores[0] == scores[1]
 
 
+CODE = "\n".join(f"0x{n:04x} mov r{n % 8}, [sp+{n}]; jnz lbl_{n}; // qword ptr" for n in range(40))
+
+
+def test_a_page_that_begins_with_code_is_asked_over_more_text() -> None:
+    assert len(CODE) > 1000
+    page, code = CODE + "\n" + f"{ENGLISH}\n" * 60, CODE * 20
+    assert identify(pl.Series([page]))[1][0] < 0.65
+    result = language(documents(page, code, ENGLISH), LanguageParams())
+    assert result.outputs["kept"]["lang"].to_list() == ["en", "en"]
+    assert result.outputs["kept"]["lang_score"].min() >= 0.65
+    assert result.metrics["settled_by_more_text"] == 1
+    alone = language(documents(page), LanguageParams()).outputs["kept"]
+    assert alone["lang_score"][0] == result.outputs["kept"]["lang_score"][0]
+
+
+def test_how_much_more_is_looked_at_is_configured() -> None:
+    page = CODE + "\n" + f"{ENGLISH}\n" * 60
+    assert language(documents(page), LanguageParams(unsure_characters=1000)).outputs["kept"].is_empty()
+
+
 def test_blank_texts_and_line_feeds_are_no_trouble() -> None:
     texts = ["", " \n ", "The first line\nand the second line of the text\n", "\x00 is a NUL"]
     labels, scores = identify(pl.Series(texts))
