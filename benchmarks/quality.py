@@ -48,7 +48,7 @@ def plain_signals(text: str) -> dict[str, float]:
         "policy_lines": _share(bool(POLICY.search(line)) for line in lines),
         "newlines_per_word": text.count("\n") / n,
         "sentences": len(re.findall(rf"[.!?]{CLOSING}(?:\s|$)|[。！？]+", text))
-        + sum(not re.search(rf"[.!?。！？…]{CLOSING}$", line) for line in ends),
+        + sum(not re.search(rf"[.!?。！？]{CLOSING}$", line) for line in ends),
         "curly_brackets": text.count("{"),
         "lorem_ipsum": text.lower().count("lorem ipsum"),
     }

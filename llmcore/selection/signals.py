@@ -39,7 +39,7 @@ from llmcore.text.languages import ETHIOPIC_SPACE, UNSPACED, UNSPACED_LETTER, La
 BATCH_BYTES = 32 << 20  # text whose words are in memory at once
 
 WORD = rf"[^\s{ETHIOPIC_SPACE}]+"
-TOKEN = r"[\w]+(?:[-'’.]\w+)*|[^\w\s]"
+TOKEN = r"\d+(?:[.,:]\d+)+|\w+(?:\.\w+)*|['’]\w+|[^\w\s]"
 CHARACTER = rf"\p{{P}}*{UNSPACED_LETTER}\p{{M}}*\p{{P}}*|[^\s{UNSPACED}]+"
 LETTERS = r"\p{L}"
 MARK_ALONE = r"^[\p{P}$+<=>^`|~]+$"
@@ -141,10 +141,8 @@ def _facts() -> list[pl.Expr]:
     ]
 
 
-def _sentence_end() -> str:
-    """A regular expression of where sentences end inside a text."""
-    beyond = "".join(mark for mark in languages.terminal_marks() if not mark.isascii() and mark != "…")
-    return rf"[.!?]{CLOSING}(?:\s|$)|[{beyond}]+"
+def _marks_beyond_ascii() -> str:
+    return "".join(mark for mark in languages.terminal_marks() if not mark.isascii() and mark != "…")
 
 
 def _unit(params: SignalsParams) -> Unit:
@@ -156,7 +154,7 @@ def _measure(documents: pl.DataFrame, unit: Unit) -> pl.DataFrame:
     words = _exploded(numbered, pl.col("text").str.extract_all(unit.pattern))
     lines = _exploded(numbered, pl.col("text").str.split("\n"))
     paragraphs = _exploded(numbered, pl.col("text").str.replace_all("\n{2,}", "\0").str.split("\0"))
-    ends = _sentence_end() if unit.spaced else f"{_sentence_end()}|{GAP}"
+    ends = rf"[.!?]{CLOSING}(?:\s|$)|[{_marks_beyond_ascii()}]+" + ("" if unit.spaced else f"|{GAP}")
     counted = numbered.select(
         "row",
         "id",
@@ -241,7 +239,7 @@ def _of_lines(lines: pl.DataFrame, numbered: pl.DataFrame) -> pl.DataFrame:
             bullet=line.str.contains(BULLETS),
             ellipsis=line.str.contains(ELLIPSIS),
             terminal=line.str.contains(rf"[{marks}]{CLOSING}$|[\"”]$"),
-            open=~line.str.contains(rf"[{marks}]{CLOSING}$"),
+            open=~line.str.contains(rf"[.!?{_marks_beyond_ascii()}]{CLOSING}$"),
             short=pl.col("part").str.len_chars() <= pl.col("short_line"),
             javascript=line.str.contains("(?i)javascript"),
             policy=line.str.contains(POLICY),

@@ -18,6 +18,7 @@ from pydantic import Field
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import ShardResult, Stage
 from llmcore.schema import detail_json, dropped
+from llmcore.text.languages import ETHIOPIC_SPACE
 
 MODEL = Path(__file__).with_name("lid.176.ftz")
 SCORE_DECIMALS = 4  # the last bits of a float differ between processors; four decimals do not
@@ -74,7 +75,7 @@ def _below(scores: pl.Series, least: float) -> pl.Series:
 
 def identify(texts: pl.Series, characters: int = 1000) -> tuple[pl.Series, pl.Series]:
     """Label (String) and probability (Float32) of each text; (null, 0) for a text of nothing but blanks."""
-    heads = texts.str.slice(0, characters).str.replace_all(r"\s+", " ").str.strip_chars()
+    heads = texts.str.slice(0, characters).str.replace_all(rf"[\s{ETHIOPIC_SPACE}]+", " ").str.strip_chars()
     blank = heads == ""
     labels, scores = lid176().predict(heads.to_list()) if len(heads) else ([], [])
     first = [label[0].removeprefix("__label__") for label in labels]

@@ -125,7 +125,7 @@ def test_line_shares_do_not_judge_a_document_of_one_line() -> None:
 def test_tokens_are_datatroves_words() -> None:
     """Punctuation marks are no words, but count where a share of words is taken."""
     row = measured("Yes, it is. # No!", params=SignalsParams(words="tokens")).row(0, named=True)
-    assert (row["words"], row["mean_word_length"]) == (4, 2.5)
+    assert (row["words"], row["mean_word_length"]) == (4, 2.25)
     assert (row["alpha_words"], row["hashes_per_word"]) == (4 / 8, 1 / 8)
     assert measured("Yes, it is.")["words"][0] == 3
 
@@ -135,7 +135,7 @@ def test_tokens_agree_with_spacys() -> None:
     import spacy
 
     tokenizer = spacy.blank("en")
-    texts = [text[:20_000] for text in pl.read_parquet(bundled("sotu.parquet"))["text"].gather_every(40)]
+    texts = [text[:6000] for text in pl.read_parquet(bundled("sotu.parquet"))["text"].gather_every(40)]
     table = measured(*texts, params=SignalsParams(words="tokens"))
     for text, row in zip(texts, table.iter_rows(named=True), strict=True):
         tokens = [token.text for token in tokenizer(text) if not token.is_space]
