@@ -81,7 +81,13 @@ def _rule(
     of_lines: bool = False,
     by_length: bool = False,
 ) -> Any:
-    facts = {"signal": signal, "comparison": comparison, "source": source, "of_lines": of_lines, "by_length": by_length}
+    facts: Any = {
+        "signal": signal,
+        "comparison": comparison,
+        "source": source,
+        "of_lines": of_lines,
+        "by_length": by_length,
+    }
     return Field(threshold, description=f"pass if {signal} {comparison} this; {source}", json_schema_extra=facts)
 
 

@@ -214,7 +214,7 @@ def _of_words(words: pl.DataFrame, unit: Unit) -> pl.DataFrame:
 def _stop_words(numbered: pl.DataFrame, words: pl.DataFrame, unit: Unit) -> pl.DataFrame:
     """How many of its language's stop words each document holds; null where there is no list."""
     codes = numbered["lang"].fill_null(languages.ENGLISH).unique().sort()
-    lists = {code: found for code in codes if (found := languages.stop_words(code))}
+    lists = {code: listed for code in codes if (listed := languages.stop_words(code))}
     parts = [pl.DataFrame(schema={"row": pl.UInt32, "stop_words": pl.Int64})]
     bare = words.with_columns(pl.col("part").str.to_lowercase().str.strip_chars(AROUND_WORDS)) if unit.spaced else words
     for code, listed in lists.items():
