@@ -40,8 +40,13 @@ def main(package: Path) -> None:
     translations = _translations(package)
     english = translations[ENGLISH]
     found = {code: _facts(code, texts, english) for code, texts in translations.items()}
-    table = {"terminal_marks": _marks(), "languages": dict(sorted(found.items()))}
-    TABLE.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    rows = ",\n".join(f" {_json(code)}: {_json(facts)}" for code, facts in sorted(found.items()))
+    table = f'{{"terminal_marks": {_json(_marks())},\n"languages": {{\n{rows}\n}}}}\n'
+    TABLE.write_text(table, encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _facts(code: str, texts: list[list[str]], english: list[list[str]]) -> dict[str, Any]:
