@@ -155,7 +155,7 @@ def add_selection(chain: Chain, config: PipelineConfig, documents: Documents) ->
     signatures = chain.add(
         dedup.SIGNATURES, _part(config.dedup, dedup.SignatureParams), {"documents": documents.scrubbed}
     )
-    compared = {"signatures": signatures, "documents": From((documents.scrubbed,), "kept/")}
+    compared: dict[str, From | str] = {"signatures": signatures, "documents": From((documents.scrubbed,), "kept/")}
     decisions = chain.add(dedup.RESOLVE, _part(config.dedup, dedup.ResolveParams), compared)
     unique = chain.add(dedup.STAGE, dedup.KeepParams(), {"documents": documents.scrubbed, "decisions": decisions})
 
