@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator
 from llmcore.artifacts.params import Params
 from llmcore.errors import UsageError
 from llmcore.evaluation.stage import EvaluateParams
+from llmcore.planning.mistakes import in_words
 from llmcore.release.publish import PublishParams
 from llmcore.release.quantise import QuantiseParams
 from llmcore.selection.classifier import ClassifierParams
@@ -110,14 +111,23 @@ class FileSource(Params):
 
     def scan(self) -> tuple[collect.CollectParams, Mapping[str, Any]]:
         """What the source holds now. Raises UsageError naming it if that is nothing."""
-        path = self.path
-        if path.startswith("package:"):
-            path = str(resources.files("llmcore") / path.removeprefix("package:"))
         try:
-            files, paths = collect.scan(self.kind, path)
+            files, paths = collect.scan(self.kind, self.place())
         except UsageError as error:
             raise UsageError(f"source {self.name!r}: {error}") from error
         return collect.CollectParams(name=self.name, kind=self.kind, files=files), paths
+
+    def sizes(self) -> dict[str, int]:
+        """Name -> bytes of the files that the source holds now, none of which is read. Raises as `scan` does."""
+        try:
+            return collect.sizes(self.kind, self.place())
+        except UsageError as error:
+            raise UsageError(f"source {self.name!r}: {error}") from error
+
+    def place(self) -> str:
+        """Where the files lie; what is bundled lies in the package."""
+        bundled = self.path.removeprefix("package:")
+        return self.path if bundled == self.path else str(resources.files("llmcore") / bundled)
 
 
 class PipelineConfig(Params):
@@ -228,7 +238,10 @@ def quickstart() -> PipelineConfig:
 
 
 def check(data: Any, label: str = "configuration", folder: Path | None = None) -> PipelineConfig:
-    """Validate plain data; `folder` is what relative paths of sources are relative to."""
+    """Validate plain data; `folder` is what relative paths of sources are relative to.
+
+    Raises UsageError with every mistake at once, in one line, each with its key and what was meant perhaps.
+    """
     if not isinstance(data, dict):
         raise UsageError(f"{label}: must be a mapping of keys such as name, sources, train; see the quickstart's")
     for source in data.get("sources") or () if isinstance(data.get("sources"), list) else ():
@@ -240,12 +253,22 @@ def check(data: Any, label: str = "configuration", folder: Path | None = None) -
         overlap["benchmarks"] = [
             _absolute(name, folder) if str(name).endswith((".jsonl", ".json")) else name for name in named
         ]
-    try:
-        return PipelineConfig.model_validate(data)
-    except ValidationError as error:
-        raise UsageError(f"{label}: {_one_line(error)}") from error
-    except UsageError as error:  # of a plain dataclass: it names its key
-        raise UsageError(f"{label}: {error}") from error
+    wrong: list[str] = []
+    while True:
+        try:
+            config = PipelineConfig.model_validate(data)
+        except ValidationError as error:
+            wrong += in_words(error, data, PipelineConfig)
+        except UsageError as error:  # of a plain dataclass, which ends all checks: look at the rest without it
+            wrong.append(str(error))
+            section = str(error).partition(".")[0]
+            if section in data:
+                data = {key: value for key, value in data.items() if key != section}
+                continue
+        else:
+            if not wrong:
+                return config
+        raise UsageError(f"{label}: {' | '.join(dict.fromkeys(wrong))}")
 
 
 def _absolute(path: str, folder: Path | None) -> str:
@@ -256,15 +279,3 @@ def _absolute(path: str, folder: Path | None) -> str:
     except RuntimeError:  # ~nobody: said when the source is looked at
         return path
     return str(expanded if expanded.is_absolute() or folder is None else folder / expanded)
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{place}: unknown key; remove it or mend its spelling{more}"
-    if first["type"] == "missing":
-        return f"{place}: missing; add it{more}"
-    given = re.sub(r"//[^/@\s]+@", "//…@", repr(first.get("input")))  # credentials in an address
-    return f"{place}: {first['msg'].removeprefix('Value error, ')} (got {given[:60]}){more}"

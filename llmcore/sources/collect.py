@@ -102,6 +102,28 @@ def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
 
     A folder is searched through for files whose suffix fits the kind. Raises UsageError if there is none.
     """
+    places, states = _places(kind, path)
+    known = (
+        digests.digests(states, partial(_object_digest, _s3()))
+        if path.startswith("s3://")
+        else _file_digests(places.values())
+    )
+    return {name: known[place] for name, place in sorted(places.items())}, dict(sorted(places.items()))
+
+
+def sizes(kind: str, path: str) -> dict[str, int]:
+    """Relative name -> bytes of what `scan` would take; nothing is read. Raises as `scan` does."""
+    places, states = _places(kind, path)
+    if states:
+        return {name: _size_in(states[place]) for name, place in sorted(places.items())}
+    try:
+        return {name: Path(place).stat().st_size for name, place in sorted(places.items())}
+    except OSError as error:
+        raise UsageError(f"path: {error.filename} cannot be read ({error.strerror})") from error
+
+
+def _places(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Relative name -> where it lies, at least one; and of objects, where each lies -> its state."""
     if kind not in SUFFIXES:
         raise UsageError(f"kind: {kind!r} is none of {', '.join(SUFFIXES)}")
     on_bucket = path.startswith("s3://")
@@ -111,8 +133,7 @@ def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
         raise UsageError(
             f"path: {path} holds no {kind} file ({wanted}, also {'/'.join(COMPRESSIONS)}); name the files or use a glob"
         )
-    known = digests.digests(states, partial(_object_digest, _s3())) if on_bucket else _file_digests(places.values())
-    return {name: known[place] for name, place in sorted(places.items())}, dict(sorted(places.items()))
+    return places, states
 
 
 def _expanded(path: str) -> Path:
@@ -173,6 +194,10 @@ def _bucket_places(kind: str, uri: str) -> tuple[dict[str, str], dict[str, str]]
 
 def _object_state(client: S3Client, etag: str, size: int, modified: datetime) -> str:
     return f"{client.meta.endpoint_url} {etag} {size} {modified.isoformat(timespec='seconds')}"
+
+
+def _size_in(state: str) -> int:
+    return int(state.rsplit(" ", 2)[1])
 
 
 def fits(kind: str, name: str) -> bool:
