@@ -12,7 +12,8 @@ from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.roots import RunRoot
 from llmcore.artifacts.store import open_store
 from llmcore.errors import LlmcoreError, UsageError
-from llmcore.planning.chain import Chain
+from llmcore.planning.chain import Chain, fetch_step
+from llmcore.planning.checks import must_work
 from llmcore.planning.config import PipelineConfig
 from tasks.present import present
 from tasks.stages import executor
@@ -30,6 +31,7 @@ def run_chain(
     chain: Chain, config: PipelineConfig, root: RunRoot, until: str | None = None, force: Iterable[str] = ()
 ) -> dict[str, ArtifactRef]:
     """Make or find the artifact of every step up to `until`; returns step name -> reference, the pinned ones too."""
+    must_work(config, here=True, sources=any(step not in chain.pinned for step in map(fetch_step, config.sources)))
     store = open_store(config.store)
     done = dict(chain.pinned)
     for name, ref in done.items():

@@ -34,5 +34,5 @@ def pretrain(
 
 def run(config: PipelineConfig, resume: str | None) -> None:
     """What `llmcore pretrain` calls."""
-    made = start(pretrain, lambda store: chain_of_head(store, config, resume)[0], config, resume=resume)
+    made = start(pretrain, lambda store: chain_of_head(store, config, resume)[0], config, sources=False, resume=resume)
     say_evaluation(made)

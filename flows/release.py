@@ -36,5 +36,5 @@ def release(
 
 def run(config: PipelineConfig, resume: str | None) -> None:
     """What `llmcore release` calls."""
-    made = start(release, lambda store: chain_of_head(store, config, resume)[0], config, resume=resume)
+    made = start(release, lambda store: chain_of_head(store, config, resume)[0], config, sources=False, resume=resume)
     say_model(made)

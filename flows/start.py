@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -23,6 +24,7 @@ from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import Store, open_store
 from llmcore.errors import LlmcoreError
 from llmcore.planning.chain import Chain
+from llmcore.planning.checks import must_work
 from llmcore.planning.config import PipelineConfig
 from llmcore.planning.heads import dataset_ref
 
@@ -48,15 +50,19 @@ def start(
     plan: Callable[[Store], Chain],
     config: PipelineConfig,
     until: str | None = None,
+    sources: bool = True,
     **given: Any,
 ) -> Made:
     """Run a flow.
 
     plan:  builds the chain that the flow will build; what it raises is wrong with configuration, sources or call, and
            ends the command before anything runs.
+    sources: whether it reads them, so that what is wrong with them ends the command too.
     given: the flow's parameters beside `config`.
     """
     without_tracebacks()
+    for warning in must_work(config, here=True, sources=sources):
+        print(f"warning: {warning}", file=sys.stderr)
     with server_for_a_run() as server:
         chain = plan(open_store(config.store))
         list(chain.until(until))

@@ -1,4 +1,4 @@
-"""Commands that make something, or say what would be made: run, plan, dataset, refresh, pretrain, release."""
+"""Commands that make something: run, dataset, refresh, pretrain, release."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcore.cli.options import ConfigArgument, JsonOption, StoreInsteadOption, settings
-from llmcore.cli.output import print_json, print_table
+from llmcore.cli.options import ConfigArgument, StoreInsteadOption, settings
 from llmcore.errors import UsageError
 
 commands = typer.Typer()
@@ -43,29 +42,6 @@ def run(
     """Sources in, published model out; the last line names the model."""
     asked = settings(config, store)
     _flow("pipeline")(asked, until=until, force=tuple(force or ()), reset_head=reset_head, resume=resume)
-
-
-@commands.command()
-def plan(
-    config: ConfigArgument = None,
-    store: StoreInsteadOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say stage by stage what is cached, what would run and why, and what the training costs."""
-    from llmcore.artifacts.store import open_store
-    from llmcore.planning.cost import training_cost
-    from llmcore.planning.heads import chain_on_head
-    from llmcore.planning.plan import plan_chain
-
-    asked = settings(config, store)
-    opened = open_store(asked.store)
-    rows = [row.plain() for row in plan_chain(opened, chain_on_head(opened, asked)[0])]
-    cost = training_cost(opened, asked)
-    if as_json:
-        print_json({"steps": rows, "training": cost})
-        return
-    print_table(["step", "state", "why"], rows)
-    print_table(["training", "value"], [{"training": name, "value": value} for name, value in cost.items()])
 
 
 @commands.command()

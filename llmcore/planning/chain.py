@@ -6,6 +6,7 @@ takes the parts it needs and goes on from the steps they return.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -63,7 +64,9 @@ class Chain:
         if last is not None:
             places = [i for i, step in enumerate(chosen) if last in (step.name, step.stage.name)]
             if not places:
-                raise UsageError(f"no stage {last!r} in the chain; there are {', '.join(self.steps)}")
+                near = difflib.get_close_matches(last, [*self.steps, *(step.stage.name for step in chosen)], n=1)
+                hint = f"did you mean {near[0]!r}? There" if near else "there"
+                raise UsageError(f"--until: no stage {last!r} in the chain; {hint} are {', '.join(self.steps)}")
             chosen = chosen[: places[-1] + 1]
         yield from chosen
 

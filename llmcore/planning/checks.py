@@ -38,20 +38,24 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
 
-def must_work(config: PipelineConfig) -> list[str]:
-    """Raise UsageError, in one line with every reason, where a configuration cannot work here; returns warnings."""
-    found = examine(config)
+def must_work(config: PipelineConfig, here: bool = False, sources: bool = True) -> list[str]:
+    """Raise UsageError, in one line with every reason, where a configuration cannot work; returns warnings.
+
+    here:    it is about to run on this machine; else a target that this machine is not is worth a warning only.
+    sources: they will be read; a training on a dataset that is there needs them no longer.
+    """
+    found = examine(config, here, sources)
     if found.wrong:
         raise UsageError(" | ".join(found.wrong))
     return found.warnings
 
 
-def examine(config: PipelineConfig) -> Findings:
-    """All that is wrong with a configuration on this machine, and what it should be warned of."""
+def examine(config: PipelineConfig, here: bool = False, sources: bool = True) -> Findings:
+    """All that is wrong with a configuration on this machine, and what it should be warned of; see `must_work`."""
     found = Findings()
-    held = Extent()
     for check in (_languages, _runner, _compiler):
         found.wrong += check(config)
+    (found.wrong if here and config.execution.runner == "local" else found.warnings).extend(_gpu(config))
     for ask in (
         lambda: targets.resolved(config),
         lambda: k_quants.check_available(config.quantise.formats),
@@ -59,6 +63,15 @@ def examine(config: PipelineConfig) -> Findings:
         lambda: _store(config.store),
     ):
         found.wrong += _refusal(ask)
+    if sources:
+        held = _sources(config, found)
+        if not found.wrong:
+            _sizes(config, held, found)
+    return found
+
+
+def _sources(config: PipelineConfig, found: Findings) -> Extent:
+    held = Extent()
     for source in config.sources:
         try:
             held += extent_of(source)
@@ -66,9 +79,7 @@ def examine(config: PipelineConfig) -> Findings:
             found.wrong.append(str(error))
         if isinstance(source, CrawlSource):
             found.wrong += _crawl_folders(source)
-    if not found.wrong:
-        _sizes(config, held, found)
-    return found
+    return held
 
 
 def _refusal(ask: Callable[[], object]) -> list[str]:
@@ -121,8 +132,15 @@ def _runner(config: PipelineConfig) -> Iterator[str]:
 
 def _compiler(config: PipelineConfig) -> Iterator[str]:
     named = os.environ.get("CXX", "g++")
-    if config.train.compile and targets.target_of(config.execution).device == "cpu" and shutil.which(named) is None:
+    if config.train.compile and targets.resolved(config).train.device == "cpu" and shutil.which(named) is None:
         yield f"train.compile: on a processor it needs a C++ compiler, and {named} is absent; install it or say false"
+
+
+def _gpu(config: PipelineConfig) -> Iterator[str]:
+    asked = targets.resolved(config)
+    wanting = [name for name in ("train", "evaluate", "quantise") if getattr(asked, name).device == "cuda"]
+    if wanting and targets.this_machine().device != "cuda":
+        yield f"{wanting[0]}.device: cuda: this machine has no GPU that torch can use; run where one is, or say cpu"
 
 
 def _crawl_folders(source: CrawlSource) -> Iterator[str]:

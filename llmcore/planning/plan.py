@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from llmcore.artifacts import jobs, runner
@@ -19,14 +19,15 @@ from llmcore.planning.chain import Chain
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step: `state` is "cached" or "run"; `why` names what changed, or what it waits for."""
+    """One step: `state` is "cached" or "run"; `why` names what changed, or what it waits for; ref: what is there."""
 
     step: str
     state: str
     why: str
+    ref: ArtifactRef | None = None
 
     def plain(self) -> dict[str, str]:
-        return asdict(self)
+        return {"step": self.step, "state": self.state, "why": self.why}
 
 
 def plan_chain(store: Store, chain: Chain) -> Iterator[PlannedStep]:
@@ -38,7 +39,7 @@ def plan_chain(store: Store, chain: Chain) -> Iterator[PlannedStep]:
     done: dict[str, ArtifactRef] = dict(chain.pinned)
     for step in chain.steps.values():
         if step.name in done:
-            yield PlannedStep(step.name, "cached", "pinned: the dataset's snapshot")
+            yield PlannedStep(step.name, "cached", "pinned: the dataset's snapshot", done[step.name])
             continue
         missing = [name for origin in step.inputs.values() for name in origin.steps if name not in done]
         if missing:
@@ -54,7 +55,7 @@ def plan_chain(store: Store, chain: Chain) -> Iterator[PlannedStep]:
         done[step.name] = found
         code = code_digest(*step.stage.modules)
         warning = "" if manifest_of(store, found).code == code else "; code changed since, under the same version"
-        yield PlannedStep(step.name, "cached", f"{found.digest[:12]}{warning}")
+        yield PlannedStep(step.name, "cached", f"{found.digest[:12]}{warning}", found)
 
 
 def _why(store: Store, recipe: Recipe, before: Manifest | None) -> str:

@@ -1,0 +1,150 @@
+"""How long each step of a chain will take: as long as its stage took last in this store, by the bytes that it reads.
+
+A stage that never ran there takes what it took on the bundled corpus (two cores, `docs/log.md`), by the text that the
+sources are likely to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmcore.artifacts.index import last_of, summaries
+from llmcore.artifacts.manifest import Manifest, manifest_of, read_manifest
+from llmcore.artifacts.recipe import Step
+from llmcore.artifacts.store import Store
+from llmcore.errors import UsageError
+from llmcore.planning.chain import Chain
+from llmcore.planning.config import PipelineConfig
+from llmcore.planning.extent import extent_of, extent_of_all
+from llmcore.planning.plan import PlannedStep
+
+# stage -> (seconds whatever it reads, seconds a MB of text), on two cores
+TABLE: Mapping[str, tuple[float, float]] = {
+    "crawl": (5.0, 1.0),
+    "collect": (0.5, 0.02),
+    "ingest": (1.0, 0.05),
+    "extract": (1.0, 0.3),
+    "clean": (1.0, 0.1),
+    "language": (1.0, 0.02),
+    "pii": (1.5, 0.5),
+    "signatures": (1.5, 0.05),
+    "resolve": (0.5, 0.01),
+    "dedup": (0.5, 0.02),
+    "signals": (1.0, 0.25),
+    "classifier": (2.0, 0.05),
+    "quality": (1.0, 0.2),
+    "benchmarks": (1.0, 0.02),
+    "decontaminate": (1.0, 0.1),
+    "split": (0.5, 0.02),
+    "versions": (0.5, 0.01),
+    "tokenizer": (1.0, 0.3),
+    "tokenise": (1.0, 0.3),
+    "pack": (1.0, 0.02),
+    "evaluate": (10.0, 3.0),
+    "quantise": (5.0, 0.2),
+    "publish": (5.0, 0.3),
+}
+UNKNOWN_STAGE = (1.0, 0.1)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """seconds: None where nobody can know (a crawl). how: "" for what is there, "history", "table" or "computed"."""
+
+    seconds: float | None
+    how: str
+
+    def plain(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "seconds_from": self.how}
+
+
+def forecast(
+    store: Store, config: PipelineConfig, chain: Chain, planned: Sequence[PlannedStep], cost: Mapping[str, Any]
+) -> dict[str, Expected]:
+    """Step -> how long it will take. cost: the training's (`cost.training_cost`)."""
+    return _Forecast(store, config, cost).walk(chain, planned)
+
+
+class _Forecast:
+    """Walks a chain; what each step is expected to write is what the next is expected to read."""
+
+    def __init__(self, store: Store, config: PipelineConfig, cost: Mapping[str, Any]) -> None:
+        self.store, self.config, self.cost = store, config, cost
+        self.megabytes = extent_of_all(config).likely / 1e6
+        self.written: dict[str, float | None] = {}  # step -> bytes
+        self._read: dict[tuple[str, str, str], Manifest | None] = {}
+
+    def walk(self, chain: Chain, planned: Sequence[PlannedStep]) -> dict[str, Expected]:
+        found = {}
+        for name, ref in chain.pinned.items():
+            self.written[name] = manifest_of(self.store, ref).bytes
+        for row in planned:
+            if row.ref is not None:
+                self.written[row.step] = manifest_of(self.store, row.ref).bytes
+                found[row.step] = Expected(0.0, "")
+            else:
+                found[row.step] = self._expected(chain.steps[row.step])
+        return found
+
+    def _expected(self, step: Step) -> Expected:
+        past = last_of(self.store, step.stage.name, step.name) or self._last_of_stage(step.stage.name)
+        scale = self._scale(step, past)
+        self.written[step.name] = None if past is None or scale is None else past.bytes * scale
+        if step.stage.role == "model" and self.cost["devices"]:
+            here = self.cost["devices"][0]
+            return Expected(
+                round(sum(here["hours"]) / 2 * 3600, 1), "history" if "last" in here["from"] else "computed"
+            )
+        if past is not None and scale is not None and "seconds" in past.run:
+            return Expected(round(float(past.run["seconds"]) * scale, 1), "history")
+        if step.stage.name == "crawl" and not self._is_bundled(step):
+            return Expected(None, "")
+        base, a_megabyte = TABLE.get(step.stage.name, UNKNOWN_STAGE)
+        return Expected(round(base + a_megabyte * self.megabytes, 1), "table")
+
+    def _scale(self, step: Step, past: Manifest | None) -> float | None:
+        """Bytes that the step will read, as a share of those that it read in the past; None where that is unknown."""
+        if past is None:
+            return None
+        if step.stage.role == "fetch":
+            return 1.0 if past.step == step.name else self._of_the_sources(step, past)
+        before = sum(found.bytes for found in self._inputs(past))
+        expected = [self.written.get(name) for origin in step.inputs.values() for name in origin.steps]
+        if not before or any(size is None for size in expected):
+            return None
+        return sum(size for size in expected if size is not None) / before
+
+    def _of_the_sources(self, step: Step, past: Manifest) -> float | None:
+        """Of another source's fetch in the past only the speed says something, and that only for files."""
+        source = next(one for one in self.config.sources if step.name.endswith(f" {one.name}"))
+        try:
+            held = extent_of(source).bytes
+        except UsageError:
+            return None
+        return held / past.bytes if held and past.bytes else None
+
+    def _inputs(self, made: Manifest) -> list[Manifest]:
+        edges = {(e["stage"], e["key"], e.get("seal", "")) for edges in made.inputs.values() for e in edges}
+        for edge in edges - self._read.keys():
+            self._read[edge] = read_manifest(self.store, *edge)
+        return [found for edge in edges if (found := self._read[edge]) is not None]
+
+    def _last_of_stage(self, stage: str) -> Manifest | None:
+        found = summaries(self.store, stage)
+        return read_manifest(self.store, stage, found[-1].key, found[-1].seal) if found else None
+
+    def _is_bundled(self, step: Step) -> bool:
+        return getattr(step.params, "serve", None) is not None
+
+
+def in_words(seconds: float | None) -> str:
+    """`40 s`, `6 min`, `3.5 h`, `2 days`."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
