@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
 
 from flows.chain import run_chain
@@ -45,7 +47,7 @@ def run(
     config: PipelineConfig, until: str | None, force: tuple[str, ...], reset_head: bool, resume: str | None
 ) -> None:
     """What `llmcore run` calls."""
-    given = {"force": force, "reset_head": reset_head, "resume": resume}
+    given: dict[str, Any] = {"force": force, "reset_head": reset_head, "resume": resume}
     made = start(pipeline, lambda store: chain_on_head(store, config, reset_head, resume)[0], config, until, **given)
     if until is None:
         say_model(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,41 @@ from llmcore.cli.options import ConfigArgument, JsonOption, StoreInsteadOption, 
 from llmcore.cli.output import print_json, print_table
 
 commands = typer.Typer()
+
+
+@commands.command()
+def init(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="files and folders of your text")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="where to write; by default NAME.yaml")] = None,
+    name: Annotated[str, typer.Option(help="of the model; by default the first path's")] = "",
+    minutes: Annotated[float, typer.Option(min=0.1, help="that the training may take on this machine")] = 10.0,
+    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+    store: StoreInsteadOption = None,
+) -> None:
+    """Look at your files and write a configuration that fits them and this machine, with its reasons as comments."""
+    from llmcore.planning.init import draft, forecast_of, write
+
+    def tell(said: str) -> None:
+        print(said, file=sys.stderr)
+
+    made = draft(paths, name, minutes, tell=tell)
+    path = write(made, output, force, store or "")
+    rows = [
+        {
+            "source": source.name,
+            "kind": source.kind,
+            "files": source.files,
+            "bytes": source.bytes,
+            "text after filters": f"{source.text / 1e6:.2f} MB",
+            "languages": " ".join(f"{code} {share:.0%}" for code, share in list(source.languages.items())[:4]),
+            "licence": source.licence,
+        }
+        for source in made.found
+    ]
+    print_table(list(rows[0]), rows)
+    for left in made.left:
+        print(f"left out: {left.files:,} files ({left.what}): {left.advice}")
+    print(f"\n{forecast_of(made, path)}\n\nwrote {path}; next: llmcore plan {path}, llmcore run {path}")
 
 
 @commands.command()
