@@ -334,7 +334,8 @@ def _precision(made: Draft) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if value != int(value) else f"{int(value)}.0"
+    """As YAML reads a fraction: with a point, and without an exponent."""
+    return f"{value:.12f}".rstrip("0") + ("0" if value == int(value) else "")
 
 
 def _text(value: Any) -> str:

@@ -223,10 +223,8 @@ def _found(asked: Path, kind: str, place: str, files: Sequence[Path], taken: Seq
 
 def _name(path: Path, kind: str, taken: Sequence[str]) -> str:
     plain = re.sub(r"[^a-z0-9]+", "_", path.resolve().name.lower().split(".")[0]).strip("_")[:32] or kind
-    for name in (plain, f"{plain}_{kind}", *(f"{plain}_{number}" for number in itertools.count(2))):
-        if name not in taken:
-            return name
-    raise AssertionError("unreachable")
+    numbered = (f"{plain}_{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain((plain, f"{plain}_{kind}"), numbered) if name not in taken)
 
 
 def _packed(kind: str, path: Path) -> bool:

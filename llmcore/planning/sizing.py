@@ -19,6 +19,7 @@ MOST_EPOCHS = 16.0
 STEADY = 0.002  # of the loss: a shape, or an epoch, that gains less is not worth its time
 LEAST_STEPS = 200
 BYTES_AN_ENTRY = 2000  # of text for one of the vocabulary: the quickstart's 9 MB for 4,096, better than 2,048 there
+COMMON_BYTES_PER_TOKEN = bytes_per_token(4096)
 VOCABULARIES = tuple(1 << power for power in range(9, 16))
 WINDOWS = {"cpu": (64, 256), "cuda": (128, 2048)}  # measured on a processor: 256 beats 512 at equal arithmetic
 TOKENS_A_STEP = {"cpu": 2048, "cuda": 1 << 19}
@@ -94,21 +95,24 @@ def choose(text: float, trained: float, longest: int, flops: float, minutes: flo
 
     longest: bytes of text that three of four documents stay below; flops: FLOP/s of a training here, of whatever shape.
     """
-    vocab_size = max((size for size in VOCABULARIES if size * BYTES_AN_ENTRY <= text), default=VOCABULARIES[0])
-    tokens = max(1, round(text * trained / bytes_per_token(vocab_size)))
     least, most = WINDOWS[device]
-    longest_tokens = min(longest / bytes_per_token(vocab_size), tokens / 64)  # and at least 64 windows
-    window = min(most, max(least, 1 << max(0, math.ceil(math.log2(max(1.0, longest_tokens))))))
-    best: tuple[float, Shape, float, float] | None = None
+    best: tuple[float, Shape, int, int, float, float] | None = None
     for shape in LADDER:
+        vocab_size = _vocabulary(shape, text)
+        a_token = bytes_per_token(vocab_size)
+        tokens = text * trained / a_token
+        longest_tokens = min(longest / a_token, tokens / 64)  # and at least 64 windows
+        window = min(most, max(least, 1 << max(0, math.ceil(math.log2(max(1.0, longest_tokens))))))
         model = shape.model(vocab_size, window)
         budget = flops * minutes * 60 / model.flops_per_token(window)
-        epochs = _epochs(model.parameters, tokens, budget / tokens)
-        expected = loss(model.parameters, tokens, epochs)
+        unique = text * trained / COMMON_BYTES_PER_TOKEN  # so that vocabularies compare
+        epochs = _epochs(model.parameters, unique, budget / tokens)
+        expected = loss(model.parameters, unique, epochs)
         if best is None or expected < best[0] * (1 - STEADY):
-            best = (expected, shape, epochs, budget)
+            best = (expected, shape, vocab_size, window, epochs, budget)
     assert best is not None
-    _, shape, epochs, budget = best
+    _, shape, vocab_size, window, epochs, budget = best
+    tokens = max(1, round(text * trained / bytes_per_token(vocab_size)))
     batch = _batch(epochs * tokens, window, device)
     steps = max(1, round(epochs * math.ceil(tokens / window) / batch))
     return Size(
@@ -127,11 +131,21 @@ def choose(text: float, trained: float, longest: int, flops: float, minutes: flo
     )
 
 
+def _vocabulary(shape: Shape, text: float) -> int:
+    """The largest that the text can teach, and whose embedding is no more than half of the model."""
+    fitting = [
+        size
+        for size in VOCABULARIES
+        if size * BYTES_AN_ENTRY <= text and 2 * size * shape.width <= shape.model(size, 64).parameters
+    ]
+    return max(fitting, default=VOCABULARIES[0])
+
+
 def _epochs(parameters: float, tokens: float, affordable: float) -> float:
     """As many as the time allows and still lower the loss by a little each; to two digits."""
     most = min(MOST_EPOCHS, affordable)
     if most <= 1:
-        return float(f"{max(most, 0.01):.2g}")
+        return float(f"{most:.2g}")
     epochs = 1.0
     while epochs + 1 <= most and loss(parameters, tokens, epochs + 1) < loss(parameters, tokens, epochs) * (1 - STEADY):
         epochs += 1

@@ -366,9 +366,11 @@ def test_planning_loads_nothing_heavy() -> None:
     """`plan` must answer within a second: torch alone takes longer than that to import."""
     heavy = ("torch", "numba", "pyarrow", "prefect", "pandas", "boto3", "spacy", "scrapy", "tokenizers", "fasttext")
     asked = (
-        "import sys, llmcore.cli, llmcore.planning.plan, llmcore.planning.cost; "
+        "import sys, llmcore.cli, llmcore.planning.plan, llmcore.planning.forecast; "
+        "from llmcore.planning.checks import must_work; "
         "from llmcore.planning.chain import build; from llmcore.planning.config import quickstart; "
         "from llmcore.artifacts.recipe import own_identity; "
+        "must_work(quickstart()); "
         "[own_identity(step.stage, step.params) for step in build(quickstart()).steps.values()]; "
         f"print(*[name for name in {heavy} if name in sys.modules])"
     )
