@@ -22,10 +22,18 @@ START_SECONDS = 300.0  # for torch's import, and a compilation, on a busy machin
 
 @dataclass(frozen=True)
 class Measured:
-    """tokens_per_second: of whole steps; bytes: most memory of the process, or of the GPU."""
+    """tokens_per_second: of whole steps; bytes: most memory of the process, or of the GPU; share: of the processor's
+    time that it asked for and got, less than 1 on a busy machine.
+    """
 
     tokens_per_second: float
     bytes: int
+    share: float = 1.0
+
+    @property
+    def when_idle(self) -> float:
+        """Tokens/s on this machine with nothing beside, as far as the processor's time tells."""
+        return self.tokens_per_second / self.share
 
 
 def measure(params: TrainParams, vocab_size: int, window: int, seconds: float) -> Measured:
@@ -74,16 +82,18 @@ def _train(params: TrainParams, vocab_size: int, window: int, seconds: float) ->
         optimizer.step(0.01)
 
     step()  # allocates, and compiles
-    began, steps = time.perf_counter(), 0
+    began, spent, steps = time.perf_counter(), time.process_time(), 0
     while (passed := time.perf_counter() - began) < seconds or not steps:
         step()
         steps += 1
     if device.type == "cuda":
         torch.cuda.synchronize()
-        passed, held = time.perf_counter() - began, torch.cuda.max_memory_allocated()
-    else:
-        passed, held = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Measured(round(steps * params.batch * window / passed, 1), held)
+    passed = time.perf_counter() - began
+    speed = round(steps * params.batch * window / passed, 1)
+    if device.type == "cuda":
+        return Measured(speed, torch.cuda.max_memory_allocated())
+    share = min(1.0, (time.process_time() - spent) / (passed * params.threads))
+    return Measured(speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, round(max(share, 0.05), 3))
 
 
 if __name__ == "__main__":

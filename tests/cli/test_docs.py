@@ -33,6 +33,7 @@ COVERED = {
     "llmcore release": "test_making",
     "llmcore plan": "test_cli",
     "llmcore config": "test_cli",
+    "llmcore init": "test_init",
     "llmcore lineage": "test_cli",
     "llmcore verify": "test_cli",
     "llmcore trace": "test_cli",

@@ -18,8 +18,8 @@ from llmcore.release import publish
 ROOT = Path(__file__).parents[2]
 SPEECHES = pl.read_parquet(bundled("sotu.parquet"))["text"].str.slice(0, 2500).to_list()[:30]
 GERMAN = (
-    "Die Verwaltung hat den Antrag geprüft und festgestellt, dass die Unterlagen vollständig sind. Der Bescheid wird in "
-    "den nächsten Tagen zugestellt. Bei Fragen wenden Sie sich bitte an die zuständige Stelle im Erdgeschoss. "
+    "Die Verwaltung hat den Antrag geprüft und festgestellt, dass die Unterlagen vollständig sind. Der Bescheid wird "
+    "in den nächsten Tagen zugestellt. Bei Fragen wenden Sie sich bitte an die zuständige Stelle im Erdgeschoss. "
 )
 
 
