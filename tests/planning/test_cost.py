@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmcore.artifacts import runner
+from llmcore.artifacts.index import last_of
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import resolve
 from llmcore.artifacts.store import Store, open_store
@@ -106,9 +107,20 @@ def test_each_stage_takes_as_long_as_it_took_by_the_bytes_that_it_reads(packed: 
     waiting = ("clean", "language", "pii", "dedup", "quality", "split", "tokenise", "pack")
     assert {expected[name].how for name in waiting} == {"history"}
     assert expected["extract"].seconds == 0
-    store = open_store(f"file://{folder}/store")
-    took = next(m for m in (manifest_of(store, ref) for ref in built(store, load(folder / "small.yaml")).values()))
-    assert took.run["seconds"] >= 0
+
+
+def test_a_source_that_joins_is_read_beside_what_was_packed(packed: tuple[Path, Manifest]) -> None:
+    folder, pack = packed
+    (folder / "more").mkdir()
+    for path in (folder / "texts").iterdir():
+        (folder / "more" / path.name).write_text(path.read_text())
+    first = {"kind": "text", "name": "notes", "path": "texts", "licence": "CC0-1.0", "shard_bytes": 40_000}
+    cost, expected = planned(small_config(folder, sources=[first, first | {"name": "more", "path": "more"}]))
+    assert cost["tokens_in_text"] == pytest.approx(2 * pack.metrics["train_tokens"], rel=0.001)
+    assert cost["tokens_from"].endswith("packed last, 2.00 times the bytes")
+    took = last_of(open_store(f"file://{folder}/store"), "clean", "clean")
+    assert took is not None and expected["clean"].how == "history"
+    assert expected["clean"].seconds == pytest.approx(2 * took.run["seconds"], rel=0.1, abs=0.1)
 
 
 def test_a_gpu_gets_no_figure_that_the_code_cannot_reach() -> None:
