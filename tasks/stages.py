@@ -41,11 +41,17 @@ MOST_JOBS = 5000  # in a chunk: what a killed worker has to be asked about again
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def stage(
-    store_uri: str, step: Step, done: Mapping[str, ArtifactRef], memos: Mapping[str, Memo] | None, force: bool
+    store_uri: str,
+    step: Step,
+    done: Mapping[str, ArtifactRef],
+    memos: Mapping[str, Memo] | None,
+    force: bool,
+    began: datetime,
 ) -> ArtifactRef | State[Any]:
     """Find the artifact of a step, or make it: run a global stage, or gather the shards that chunks have computed.
 
     memos: what the chunks before this task computed; None if the artifact was there already.
+    began: when the first of them did.
     """
     store = open_store(store_uri)
     recipe = resolve(store, step, done)
@@ -53,7 +59,7 @@ def stage(
     if found is not None:
         return Completed(name="Cached", message=f"found {found.stage}/{found.key[:12]}", data=found)
     if step.stage.kind == "per_shard":
-        return runner.commit_shards(store, recipe, memos, flow_run.id, datetime.now(UTC), force)
+        return runner.commit_shards(store, recipe, memos, flow_run.id, began, force)
     with ProgressBar(step.name) as bar:
         return runner.run_global(store, recipe, bar.report, flow_run.id, waiting=_say_who_holds_it, force=force)
 
@@ -81,13 +87,13 @@ class Executor:
 
     def run(self, step: Step, done: Mapping[str, ArtifactRef], force: bool = False) -> ArtifactRef:
         """Make or find one step's artifact. LlmcoreError if its work failed; what was there before stays then."""
-        recipe = resolve(self.store, step, done)
+        recipe, began = resolve(self.store, step, done), datetime.now(UTC)
         self.root.claim(recipe)
         memos = None
         if step.stage.kind == "per_shard" and (force or runner.find(self.store, recipe) is None):
             memos = self._run_shards(recipe, force)
         state = stage.with_options(name=step.name, timeout_seconds=self.execution.timeout_seconds)(
-            self.store.uri, quote(step), quote(done), quote(memos), force, return_state=True
+            self.store.uri, quote(step), quote(done), quote(memos), force, began, return_state=True
         )
         ref = state.result()
         if not isinstance(ref, ArtifactRef):

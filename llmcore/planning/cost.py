@@ -15,6 +15,7 @@ from typing import Any
 
 from llmcore.artifacts import roots
 from llmcore.artifacts.index import last_of
+from llmcore.artifacts.lineage import ref_of
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of, read_manifest
 from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import Store
@@ -137,22 +138,20 @@ def _growth(store: Store, config: PipelineConfig, packed: Manifest) -> float:
     for source in config.sources:
         edge = edges.get(f"collect {source.name}")
         if isinstance(source, FileSource) and edge is not None:
-            before += _collected(store, edge)
+            before += collected_bytes(store, manifest_of(store, ref_of(store, edge)))
         now += sum(source.sizes().values()) if isinstance(source, FileSource) else 0
     return now / before if before and now else 1.0
 
 
-def _collected(store: Store, edge: Mapping[str, str]) -> int:
+def collected_bytes(store: Store, collection: Manifest) -> int:
     """Bytes of the files that a collection stands for."""
-    manifest = read_manifest(store, edge["stage"], edge["key"], edge.get("seal", ""))
     sizes: dict[str, int] = {}
-    if manifest is not None:
-        for _, table in StoreFiles(store, manifest.outputs).tables("collected/"):
-            for name, outcome, size in table.select("name", "outcome", "bytes").iter_rows():
-                if outcome == "gone":
-                    sizes.pop(name, None)
-                elif size is not None:
-                    sizes[name] = size
+    for _, table in StoreFiles(store, collection.outputs).tables("collected/"):
+        for name, outcome, size in table.select("name", "outcome", "bytes").iter_rows():
+            if outcome == "gone":
+                sizes.pop(name, None)
+            elif size is not None:
+                sizes[name] = size
     return sum(sizes.values())
 
 

@@ -22,9 +22,9 @@ from llmcore.sources import collect
 YIELD: Mapping[str, tuple[float, float]] = {
     "text": (1.0, 0.85),
     "jsonl": (1.0, 0.75),
-    "html": (1.0, 0.22),
-    "parquet": (50.0, 2.4),
-    "warc": (50.0, 0.9),
+    "html": (1.0, 0.25),
+    "parquet": (50.0, 3.8),
+    "warc": (50.0, 1.0),
 }
 COMPRESSED = (50.0, 3.0)  # the same for a compression around text, jsonl or html
 SITE_YIELD = 1.3  # bytes of text that a byte of the bundled site's archive (tar, xz) leaves behind

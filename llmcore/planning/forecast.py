@@ -14,38 +14,39 @@ from llmcore.artifacts.index import last_of, summaries
 from llmcore.artifacts.manifest import Manifest, manifest_of, read_manifest
 from llmcore.artifacts.recipe import Step
 from llmcore.artifacts.store import Store
-from llmcore.errors import UsageError
-from llmcore.planning.chain import Chain
-from llmcore.planning.config import PipelineConfig
+from llmcore.planning.chain import Chain, fetch_step
+from llmcore.planning.config import FileSource, PipelineConfig
+from llmcore.planning.cost import collected_bytes
 from llmcore.planning.extent import extent_of, extent_of_all
 from llmcore.planning.plan import PlannedStep
 
 # stage -> (seconds whatever it reads, seconds a MB of text), on two cores
 TABLE: Mapping[str, tuple[float, float]] = {
-    "crawl": (5.0, 1.0),
-    "collect": (0.5, 0.02),
-    "ingest": (1.0, 0.05),
-    "extract": (1.0, 0.3),
-    "clean": (1.0, 0.1),
-    "language": (1.0, 0.02),
-    "pii": (1.5, 0.5),
-    "signatures": (1.5, 0.05),
-    "resolve": (0.5, 0.01),
-    "dedup": (0.5, 0.02),
-    "signals": (1.0, 0.25),
-    "classifier": (2.0, 0.05),
-    "quality": (1.0, 0.2),
-    "benchmarks": (1.0, 0.02),
-    "decontaminate": (1.0, 0.1),
-    "split": (0.5, 0.02),
-    "versions": (0.5, 0.01),
-    "tokenizer": (1.0, 0.3),
-    "tokenise": (1.0, 0.3),
-    "pack": (1.0, 0.02),
-    "evaluate": (10.0, 3.0),
-    "quantise": (5.0, 0.2),
-    "publish": (5.0, 0.3),
+    "crawl": (5.0, 0.25),
+    "collect": (0.1, 0.01),
+    "ingest": (0.3, 0.05),
+    "extract": (0.5, 0.12),
+    "clean": (0.5, 0.2),
+    "language": (0.5, 0.05),
+    "pii": (1.0, 0.16),
+    "signatures": (1.0, 0.02),
+    "resolve": (0.5, 0.06),
+    "dedup": (0.5, 0.04),
+    "signals": (0.5, 0.05),
+    "classifier": (1.0, 0.1),
+    "quality": (0.5, 0.05),
+    "benchmarks": (0.3, 0.02),
+    "decontaminate": (0.5, 0.05),
+    "split": (0.3, 0.01),
+    "versions": (0.1, 0.005),
+    "tokenizer": (0.5, 0.13),
+    "tokenise": (0.5, 0.35),
+    "pack": (0.1, 0.01),
+    "evaluate": (10.0, 4.0),
+    "quantise": (4.0, 0.3),
+    "publish": (4.0, 0.3),
 }
+GATHERED_SECONDS = 0.05  # of a per-shard stage in less, the shards were there, or counted elsewhere (version 0.1)
 UNKNOWN_STAGE = (1.0, 0.1)
 
 
@@ -85,10 +86,10 @@ class _Forecast:
                 self.written[row.step] = manifest_of(self.store, row.ref).bytes
                 found[row.step] = Expected(0.0, "")
             else:
-                found[row.step] = self._expected(chain.steps[row.step])
+                found[row.step] = self._expected(chain.steps[row.step], row.share)
         return found
 
-    def _expected(self, step: Step) -> Expected:
+    def _expected(self, step: Step, share: float) -> Expected:
         past = last_of(self.store, step.stage.name, step.name) or self._last_of_stage(step.stage.name)
         scale = self._scale(step, past)
         self.written[step.name] = None if past is None or scale is None else past.bytes * scale
@@ -97,12 +98,13 @@ class _Forecast:
             return Expected(
                 round(sum(here["hours"]) / 2 * 3600, 1), "history" if "last" in here["from"] else "computed"
             )
-        if past is not None and scale is not None and "seconds" in past.run:
-            return Expected(round(float(past.run["seconds"]) * scale, 1), "history")
+        took = float(past.run.get("seconds", 0)) if past is not None else 0.0
+        if scale is not None and (took >= GATHERED_SECONDS or step.stage.kind == "global"):
+            return Expected(round(took * scale * share, 1), "history")
         if step.stage.name == "crawl" and not self._is_bundled(step):
             return Expected(None, "")
         base, a_megabyte = TABLE.get(step.stage.name, UNKNOWN_STAGE)
-        return Expected(round(base + a_megabyte * self.megabytes, 1), "table")
+        return Expected(round((base + a_megabyte * self.megabytes) * share, 1), "table")
 
     def _scale(self, step: Step, past: Manifest | None) -> float | None:
         """Bytes that the step will read, as a share of those that it read in the past; None where that is unknown."""
@@ -117,13 +119,10 @@ class _Forecast:
         return sum(size for size in expected if size is not None) / before
 
     def _of_the_sources(self, step: Step, past: Manifest) -> float | None:
-        """Of another source's fetch in the past only the speed says something, and that only for files."""
-        source = next(one for one in self.config.sources if step.name.endswith(f" {one.name}"))
-        try:
-            held = extent_of(source).bytes
-        except UsageError:
-            return None
-        return held / past.bytes if held and past.bytes else None
+        """Bytes of a source's files as a share of those of another collection in the past; None for a crawl."""
+        source = next(one for one in self.config.sources if step.name == fetch_step(one))
+        before = collected_bytes(self.store, past)
+        return extent_of(source).bytes / before if before and isinstance(source, FileSource) else None
 
     def _inputs(self, made: Manifest) -> list[Manifest]:
         edges = {(e["stage"], e["key"], e.get("seal", "")) for edges in made.inputs.values() for e in edges}

@@ -19,12 +19,16 @@ from llmcore.planning.chain import Chain
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step: `state` is "cached" or "run"; `why` names what changed, or what it waits for; ref: what is there."""
+    """One step: `state` is "cached" or "run"; `why` names what changed, or what it waits for.
+
+    ref: what is there; share: of its shards that are still to be computed, where that is known.
+    """
 
     step: str
     state: str
     why: str
     ref: ArtifactRef | None = None
+    share: float = 1.0
 
     def plain(self) -> dict[str, str]:
         return {"step": self.step, "state": self.state, "why": self.why}
@@ -50,7 +54,12 @@ def plan_chain(store: Store, chain: Chain) -> Iterator[PlannedStep]:
         recipe = resolve(store, step, done)
         found = runner.find(store, recipe)
         if found is None:
-            yield PlannedStep(step.name, "run", _why(store, recipe, last_of(store, step.stage.name, step.name)))
+            reasons, share = _why(recipe, last_of(store, step.stage.name, step.name)), 1.0
+            if step.stage.kind == "per_shard":
+                todo, total = len(jobs.jobs_to_do(store, recipe)), len(recipe.files[step.stage.reads[0]])
+                reasons.append(f"{todo} of {total} shards")
+                share = todo / max(1, total)
+            yield PlannedStep(step.name, "run", "; ".join(reasons), share=share)
             continue
         done[step.name] = found
         code = code_digest(*step.stage.modules)
@@ -58,7 +67,7 @@ def plan_chain(store: Store, chain: Chain) -> Iterator[PlannedStep]:
         yield PlannedStep(step.name, "cached", f"{found.digest[:12]}{warning}", found)
 
 
-def _why(store: Store, recipe: Recipe, before: Manifest | None) -> str:
+def _why(recipe: Recipe, before: Manifest | None) -> list[str]:
     if before is None:
         reasons = ["never run"]
     else:
@@ -71,10 +80,7 @@ def _why(store: Store, recipe: Recipe, before: Manifest | None) -> str:
         reasons += [
             f"input {role} changed" for role in new["inputs"] if old.get("inputs", {}).get(role) != new["inputs"][role]
         ]
-    if recipe.stage.kind == "per_shard":
-        todo, total = len(jobs.jobs_to_do(store, recipe)), len(recipe.files[recipe.stage.reads[0]])
-        reasons.append(f"{todo} of {total} shards")
-    return "; ".join(reasons)
+    return reasons
 
 
 def _changed_parameters(step: Step, before: Manifest | None) -> list[str]:
