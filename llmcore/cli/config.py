@@ -84,7 +84,7 @@ def plan(
     """Say stage by stage what is cached, what would run, why and for how long, and what the training costs."""
     from llmcore.artifacts.store import open_store
     from llmcore.planning.checks import must_work
-    from llmcore.planning.cost import training_cost
+    from llmcore.planning.cost import too_wide, training_cost
     from llmcore.planning.forecast import forecast, in_words
     from llmcore.planning.heads import chain_on_head
     from llmcore.planning.plan import plan_chain
@@ -96,6 +96,8 @@ def plan(
     asked_for = {step.name for step in chain.until(until)}
     planned = [row for row in plan_chain(opened, chain) if row.step in asked_for]
     cost = training_cost(opened, asked, chain, {row.step: row.ref for row in planned if row.ref is not None})
+    if not any(line.startswith("pack.window") for line in warnings):
+        warnings += too_wide(asked, cost)
     expected = forecast(opened, asked, chain, planned, cost)
     rows = [row.plain() | expected[row.step].plain() for row in planned]
     total = sum(found.seconds or 0 for found in expected.values())
@@ -107,7 +109,7 @@ def plan(
     print_table(["step", "state", "time", "why"], rows)
     print(f"\nabout {in_words(total)} on this machine\n")
     devices = cost.pop("devices")
-    print_table(["training", "value"], [{"training": name, "value": value} for name, value in cost.items()])
+    print_table(["training", "value"], [{"training": name, "value": _plain(value)} for name, value in cost.items()])
     print()
     print_table(["device", "tokens/s", "hours", "dollars", "from"], [_device(row) for row in devices])
     _warn(warnings)
@@ -121,6 +123,10 @@ def _device(row: dict[str, Any]) -> dict[str, Any]:
         "dollars": _span(row["dollars"]) if "dollars" in row else "",
         "from": row["from"],
     }
+
+
+def _plain(value: Any) -> Any:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _span(values: list[float]) -> str:

@@ -247,6 +247,17 @@ def training_cost(
     return cost | {"devices": _devices(config, speed or speed_here(store, config), read, flops)}
 
 
+def too_wide(config: PipelineConfig, cost: Mapping[str, Any]) -> list[str]:
+    """A warning where the text, as far as the cost knows it, does not fill the windows of one step."""
+    windows, batch, window = cost.get("windows"), config.train.batch, config.pack.window
+    if not windows or windows >= batch:
+        return []
+    return [
+        f"pack.window: the whole text, {cost['tokens_in_text']:,} tokens, fills {windows:,} windows of {window:,}, and "
+        f"a step reads {batch}; lower window or train.batch"
+    ]
+
+
 def _devices(config: PipelineConfig, here: Speed, tokens: int, flops: int) -> list[dict[str, Any]]:
     rows = [{"device": f"this machine ({this_machine()})"} | _time(here.reach, tokens, flops) | {"from": here.how}]
     there = _on_a_gpu(config)

@@ -14,7 +14,7 @@ from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import resolve
 from llmcore.artifacts.store import Store, open_store
 from llmcore.planning.config import load
-from llmcore.planning.cost import training_cost
+from llmcore.planning.cost import too_wide, training_cost
 from llmcore.planning.devices import (
     FLOPS_OF_REFERENCE,
     GPUS,
@@ -91,6 +91,15 @@ def test_another_window_changes_the_number_of_windows_and_not_of_tokens(
     cost, _ = planned(small_config(folder, pack={"window": factor * WINDOW}, train=TINY_TRAINING | {"steps": 0}))
     assert (cost["tokens_in_text"], cost["windows"]) == (tokens, -(-tokens // (factor * WINDOW)))
     assert cost["tokens"] == pytest.approx(tokens, rel=0.02 + 8 * factor * WINDOW / tokens)
+
+
+def test_a_window_wider_than_the_text_is_warned_of_whatever_the_sources_are(packed: tuple[Path, Manifest]) -> None:
+    folder, pack = packed
+    path = small_config(folder, pack={"window": 1 << 16}, train=TINY_TRAINING | {"steps": 0})
+    cost, _ = planned(path)
+    (warning,) = too_wide(load(path), cost)
+    assert f"{pack.metrics['train_tokens']:,} tokens, fills 1 windows of 65,536" in warning
+    assert too_wide(load(small_config(folder)), planned(small_config(folder))[0]) == []
 
 
 def test_another_vocabulary_and_more_files_scale_what_was_packed(packed: tuple[Path, Manifest], tmp_path: Path) -> None:
