@@ -29,7 +29,7 @@ YIELD: Mapping[str, tuple[float, float]] = {
 COMPRESSED = (50.0, 3.0)  # the same for a compression around text, jsonl or html
 SITE_YIELD = 1.3  # bytes of text that a byte of the bundled site's archive (tar, xz) leaves behind
 # UTF-8 bytes that a token of a vocabulary stands for: byte-level BPE, learned on the bundled corpus (docs/log.md)
-BYTES_PER_TOKEN = {512: 1.9, 1024: 2.4, 2048: 2.8, 4096: 3.2, 8192: 3.6, 16384: 3.9, 32768: 4.15, 65536: 4.35}
+BYTES_PER_TOKEN = {512: 2.1, 1024: 2.7, 2048: 3.3, 4096: 3.9, 8192: 4.3, 16384: 4.6, 32768: 4.8, 65536: 4.9}
 
 
 @dataclass(frozen=True)
