@@ -60,6 +60,7 @@ def examine(config: PipelineConfig, here: bool = False, sources: bool = True) ->
         lambda: targets.resolved(config),
         lambda: k_quants.check_available(config.quantise.formats),
         lambda: config.decontaminate.paths(),
+        lambda: config.publish_params(),
         lambda: _store(config.store),
     ):
         found.wrong += _refusal(ask)

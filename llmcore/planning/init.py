@@ -32,6 +32,7 @@ from llmcore.training.speed import Measured, measure
 
 MEASURED_SECONDS = 5.0
 LEAST_LANGUAGE = 0.05  # of the text: below, a language is noise of the identification, or not worth its share
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")  # YAML has no place for them
 BUSY = 0.8  # of the processor's time: below, something else is at work here
 FASTER = 1.1  # how much bf16 must be, to be worth its rounding
 GOPHER_WORDS = 100_000  # quality.gopher_max_words by default
@@ -167,8 +168,30 @@ def _model_name(name: str) -> str:
 def written(made: Draft, folder: Path, store: str = "") -> str:
     """The configuration as YAML with its reasons, to lie in a folder; it is checked as every other."""
     text = "\n".join(_lines(made, folder.resolve(), store)) + "\n"
-    check(yaml.safe_load(text), "init", folder)
+    config = check(yaml.safe_load(text), "init", folder)
+    try:
+        config.publish_params()
+    except UsageError as error:  # a source's licence does not allow the model's default
+        text += "\n".join(_licence(made.found, str(error))) + "\n"
+        check(yaml.safe_load(text), "init", folder)
     return text
+
+
+def _licence(found: Sequence[Found], refusal: str) -> Iterator[str]:
+    """The licence of the source that a refusal names, for the model too."""
+    named = [source for source in found if repr(source.name) in refusal and source.licence_file is not None]
+    if not named or named[0].licence_file is None:
+        return
+    yield ""
+    yield from _comment(
+        "That of a source, because it does not allow the default. Whether the licence of a text binds a model trained "
+        "on it is not settled: say what you think right."
+    )
+    yield "publish:"
+    yield f"  licence: {named[0].licence}"
+    yield "  licence_text: |2"
+    for line in named[0].licence_file.read_text(encoding="utf-8", errors="replace").splitlines():
+        yield f"    {UNPRINTABLE.sub('', line)}".rstrip()
 
 
 def write(made: Draft, path: Path | None = None, force: bool = False, store: str = "") -> Path:
@@ -263,9 +286,9 @@ def _source(source: Found, folder: Path) -> Iterator[str]:
     place = Path(source.path)
     yield f"    path: {_text(str(place.relative_to(folder)) if place.is_relative_to(folder) else source.path)}"
     if source.licence_file and source.licence != "unknown":
-        yield f"    licence: {source.licence} # by {source.licence_file}, which lies there; is that the text's too?"
+        yield f"    licence: {source.licence} # by {source.licence_file.name}, which lies there: is it the text's too?"
     elif source.licence_file:
-        yield f"    licence: unknown # {source.licence_file} lies there, but init does not know it: say what it is"
+        yield f"    licence: unknown # {source.licence_file.name} lies there, but init does not know it: say what it is"
     else:
         yield "    licence: unknown # no LICENSE or COPYING lies there: say what it is, as an SPDX identifier"
     for name, value in source.columns.items():

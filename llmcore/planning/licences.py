@@ -48,16 +48,15 @@ def is_licence(name: str) -> bool:
     return NAMES.match(name) is not None
 
 
-def licence_in(folder: Path) -> tuple[str, str]:
-    """(SPDX identifier, name of the file that says it) of a folder; ("unknown", name) where its text is not known, and
-    ("unknown", "") where there is no such file."""
-    found = ""
-    for path in sorted(path for path in folder.iterdir() if is_licence(path.name) and path.is_file()):
-        found = found or path.name
+def licence_in(folder: Path) -> tuple[str, Path | None]:
+    """(SPDX identifier, the file that says it) of a folder; ("unknown", a file) where its text is not known, and
+    ("unknown", None) where there is no such file."""
+    found = [path for path in sorted(folder.iterdir()) if is_licence(path.name) and path.is_file()]
+    for path in found:
         licence = licence_of(path)
         if licence != "unknown":
-            return licence, path.name
-    return "unknown", found
+            return licence, path
+    return "unknown", found[0] if found else None
 
 
 def licence_of(path: Path) -> str:

@@ -45,14 +45,14 @@ URL_COLUMNS = ("url", "uri", "link", "source_url", "address")
 class Found:
     """A source to be. path: as the configuration names it; bytes: on disk; text: UTF-8 bytes of it after all filters,
     likely; documents: their likely number; languages: code -> share of the text, largest first; longest: bytes of the
-    largest file; median, p75: of the sample's documents, bytes of text; licence_file: "" where none lies there.
+    largest file; p75: bytes of text that three of four documents stay below; licence_file: what says the licence.
     """
 
     name: str
     kind: str
     path: str
     licence: str
-    licence_file: str
+    licence_file: Path | None
     files: int
     bytes: int
     text: float

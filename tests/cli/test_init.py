@@ -104,6 +104,15 @@ def test_other_languages_are_kept_and_norwegian_is_no_boolean(tmp_path: Path) ->
     assert load(path).language.languages == ("no",)
 
 
+def test_the_licence_of_a_source_goes_with_the_model_where_it_must(novels: Path, tmp_path: Path) -> None:
+    text = "GNU GENERAL PUBLIC LICENSE\n  Version 3, 29 June 2007\n\n  Everyone is permitted to copy: this document.\n"
+    (novels / "COPYING").write_text(text)
+    config = load(write(draft([str(novels)], seconds=0), tmp_path / "mine.yaml"))
+    assert config.sources[0].licence == "GPL-3.0-only"
+    asked = config.publish_params()
+    assert asked.licence == "Apache-2.0" or (asked.licence, asked.licence_text) == ("GPL-3.0-only", text)
+
+
 @pytest.mark.slow
 def test_a_folder_of_text_becomes_a_model(novels: Path, tmp_path: Path) -> None:
     done = init("init", novels.name, "--minutes", "0.2", cwd=tmp_path)

@@ -42,7 +42,7 @@ def test_a_folder_of_text_is_one_source_with_its_size_language_and_name(folder: 
     assert source.bytes == sum(path.stat().st_size for path in folder.iterdir())
     assert source.languages == {"en": 1.0} and left == []
     assert 0.7 * source.bytes < source.text < source.bytes
-    assert (source.licence, source.licence_file) == ("unknown", "")
+    assert (source.licence, source.licence_file) == ("unknown", None)
 
 
 def test_kinds_lie_side_by_side_and_what_is_no_source_is_left_out_with_what_to_do(folder: Path) -> None:
@@ -139,4 +139,4 @@ def test_the_bundled_licences_are_recognised(licence: str) -> None:
 )
 def test_licences_are_told_by_their_text(text: str, licence: str, tmp_path: Path) -> None:
     (tmp_path / "COPYING").write_text(text)
-    assert licence_in(tmp_path) == (licence, "COPYING")
+    assert licence_in(tmp_path) == (licence, tmp_path / "COPYING")
