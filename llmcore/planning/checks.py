@@ -61,9 +61,9 @@ def examine(config: PipelineConfig, here: bool = False, sources: bool = True) ->
         lambda: k_quants.check_available(config.quantise.formats),
         lambda: config.decontaminate.paths(),
         lambda: config.publish_params(),
-        lambda: _store(config.store),
     ):
         found.wrong += _refusal(ask)
+    _store(config, found)
     if sources:
         held = _sources(config, found)
         if not found.wrong:
@@ -150,12 +150,22 @@ def _crawl_folders(source: CrawlSource) -> Iterator[str]:
             yield f"source {source.name!r}: {name}: {place} is no folder"
 
 
-def _store(uri: str) -> None:
-    backend = open_store(uri).backend
-    if isinstance(backend, FileBackend):
-        there = next(folder for folder in (backend.root, *backend.root.parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise UsageError(f"store: {backend.root} cannot be written to, because {there} is not; name another folder")
+def _store(config: PipelineConfig, found: Findings) -> None:
+    """A store that lies there read-only can still serve what is in it; one that is to be made must be possible."""
+    try:
+        backend = open_store(config.store).backend
+    except UsageError as error:
+        found.wrong.append(str(error))
+        return
+    if not isinstance(backend, FileBackend):
+        return
+    there = next(folder for folder in (backend.root, *backend.root.parents) if folder.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    if there == backend.root:
+        found.warnings.append(f"store: {there} cannot be written to; only what is in it already can be had")
+    else:
+        found.wrong.append(f"store: {backend.root} cannot be made, because {there} cannot be written to; name another")
 
 
 def _sizes(config: PipelineConfig, held: Extent, found: Findings) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from llmcore.errors import UsageError
 from llmcore.planning import checks
+from llmcore.planning.chain import build
 from llmcore.planning.checks import examine, must_work
 from llmcore.planning.config import load, quickstart
 from llmcore.text.language import lid176
@@ -102,6 +103,12 @@ def test_a_training_on_a_dataset_that_is_there_needs_no_sources(tmp_path: Path) 
     must_work(config, sources=False)
     with pytest.raises(UsageError, match=r"source 'notes': path: .*nowhere does not exist"):
         must_work(config)
+
+
+def test_a_stage_that_there_is_not_comes_with_the_one_that_is_meant(tmp_path: Path) -> None:
+    chain = build(load(small_config(tmp_path)))
+    with pytest.raises(UsageError, match=r"--until: no stage 'tran' in the chain; did you mean 'train'\? There are"):
+        list(chain.until("tran"))
 
 
 @pytest.mark.slow
