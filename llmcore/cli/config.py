@@ -21,7 +21,7 @@ def init(
     name: Annotated[str, typer.Option(help="of the model; by default the first path's")] = "",
     minutes: Annotated[float, typer.Option(min=0.1, help="that the training may take on this machine")] = 10.0,
     force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
-    store: StoreInsteadOption = None,
+    store: Annotated[str, typer.Option(help="URI to write into it; by default none, which is the default store")] = "",
 ) -> None:
     """Look at your files and write a configuration that fits them and this machine, with its reasons as comments."""
     from llmcore.planning.init import draft, forecast_of, write
@@ -30,7 +30,7 @@ def init(
         print(said, file=sys.stderr)
 
     made = draft(paths, name, minutes, tell=tell)
-    path = write(made, output, force, store or "")
+    path = write(made, output, force, store)
     rows = [
         {
             "source": source.name,

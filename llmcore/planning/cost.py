@@ -19,6 +19,7 @@ from llmcore.artifacts.lineage import ref_of
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of, read_manifest
 from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import Store
+from llmcore.errors import UsageError
 from llmcore.model.config import ModelConfig
 from llmcore.planning import targets
 from llmcore.planning.chain import Chain
@@ -123,10 +124,7 @@ def _last_packed(store: Store, config: PipelineConfig) -> Manifest | None:
 def _vocabulary(store: Store, made: Manifest) -> int:
     """Size of the vocabulary behind an artifact of packing or training."""
     role = "tokenizer" if "tokenizer" in made.inputs else "tokens"
-    edge = made.inputs[role][0]
-    found = read_manifest(store, edge["stage"], edge["key"], edge.get("seal", ""))
-    if found is None:
-        return 4096
+    found = manifest_of(store, ref_of(store, made.inputs[role][0]))
     return int(found.metrics["vocab_size"]) if "vocab_size" in found.metrics else _vocabulary(store, found)
 
 
@@ -170,12 +168,11 @@ def speed_here(store: Store, config: PipelineConfig) -> Speed:
     past = last_of(store, "train", "train")
     if past is None or past.run.get("host") != socket.gethostname() or not past.run.get("seconds"):
         return Speed(now, "computed")
-    params = {name: past.identity["params"][name] for name in past.identity["params"] if hasattr(train, name)}
-    before = TrainParams(**params)
-    plan = past.inputs["plan"][0]
-    packed = read_manifest(store, plan["stage"], plan["key"], plan.get("seal", ""))
-    if packed is None:
+    try:
+        before = TrainParams(**{name: value for name, value in past.identity["params"].items() if hasattr(train, name)})
+    except UsageError:  # a value that an earlier version took
         return Speed(now, "computed")
+    packed = manifest_of(store, ref_of(store, past.inputs["plan"][0]))
     window = int(packed.identity["params"]["window"])
     flops = model_config(before, _vocabulary(store, past), window).flops_per_token(window)
     reached = past.metrics["tokens"] * flops / past.run["seconds"]
