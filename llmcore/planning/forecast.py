@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcore.artifacts.index import last_of, summaries
-from llmcore.artifacts.manifest import Manifest, manifest_of, read_manifest
+from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of, read_manifest
 from llmcore.artifacts.recipe import Step
 from llmcore.artifacts.store import Store
 from llmcore.planning.chain import Chain, fetch_step
@@ -74,20 +74,26 @@ class _Forecast:
     def __init__(self, store: Store, config: PipelineConfig, cost: Mapping[str, Any]) -> None:
         self.store, self.config, self.cost = store, config, cost
         self.megabytes = extent_of_all(config).likely / 1e6
+        self.there: dict[str, ArtifactRef] = {}
         self.written: dict[str, float | None] = {}  # step -> bytes
         self._read: dict[tuple[str, str, str], Manifest | None] = {}
 
     def walk(self, chain: Chain, planned: Sequence[PlannedStep]) -> dict[str, Expected]:
         found = {}
-        for name, ref in chain.pinned.items():
-            self.written[name] = manifest_of(self.store, ref).bytes
+        self.there |= chain.pinned
         for row in planned:
             if row.ref is not None:
-                self.written[row.step] = manifest_of(self.store, row.ref).bytes
+                self.there[row.step] = row.ref
                 found[row.step] = Expected(0.0, "")
             else:
                 found[row.step] = self._expected(chain.steps[row.step], row.share)
         return found
+
+    def _bytes(self, step: str) -> float | None:
+        """What a step wrote, or is expected to write; read from its manifest only if somebody asks."""
+        if step in self.there and step not in self.written:
+            self.written[step] = manifest_of(self.store, self.there[step]).bytes
+        return self.written.get(step)
 
     def _expected(self, step: Step, share: float) -> Expected:
         past = last_of(self.store, step.stage.name, step.name) or self._last_of_stage(step.stage.name)
@@ -113,7 +119,7 @@ class _Forecast:
         if step.stage.role == "fetch":
             return 1.0 if past.step == step.name else self._of_the_sources(step, past)
         before = sum(found.bytes for found in self._inputs(past))
-        expected = [self.written.get(name) for origin in step.inputs.values() for name in origin.steps]
+        expected = [self._bytes(name) for origin in step.inputs.values() for name in origin.steps]
         if not before or any(size is None for size in expected):
             return None
         return sum(size for size in expected if size is not None) / before
