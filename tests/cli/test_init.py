@@ -115,7 +115,7 @@ def test_the_licence_of_a_source_goes_with_the_model_where_it_must(novels: Path,
 
 @pytest.mark.slow
 def test_a_folder_of_text_becomes_a_model(novels: Path, tmp_path: Path) -> None:
-    done = init("init", novels.name, "--minutes", "0.2", cwd=tmp_path)
+    done = init("init", novels.name, "--minutes", "0.1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "wrote old-speeches.yaml" in done.stdout and "tokens/s, measured in five seconds" in (
         (tmp_path / "old-speeches.yaml").read_text()
