@@ -79,18 +79,28 @@ def text_of(store: Store, config: PipelineConfig, chain: Chain, done: Mapping[st
     if step["plan"] in done:
         metrics = manifest_of(store, done[step["plan"]]).metrics
         return Text(metrics["train_tokens"], metrics["train_windows"], "as packed")
+    tokenised = done.get(step["tokens"])
+    if tokenised is not None:
+        tokens = _train_tokens(store, config, tokenised)
+        return Text(tokens, _windows(tokens, window), "the tokens that there are, in new windows")
     packed = _last_packed(store, config)
-    if packed is not None:
-        tokens = packed.metrics["train_tokens"]
-        tokenised = done.get(step["tokens"])
-        if tokenised is not None and tokenised.key == packed.inputs["tokens"][0]["key"]:
-            return Text(tokens, _windows(tokens, window), "the tokens that there are, in new windows")
-        grown, learnt = _growth(store, config, packed), _vocabulary(store, packed)
-        scale = grown * bytes_per_token(learnt) / bytes_per_token(config.tokenizer.vocab_size)
-        how = "estimated from the dataset as it was packed last"
-        how += f", {grown:.2f} times the bytes" if abs(grown - 1) > 0.005 else ""
-        return Text(round(tokens * scale), _windows(tokens * scale, window), how)
-    return estimated_text(config)
+    if packed is None:
+        return estimated_text(config)
+    grown, learnt = _growth(store, config, packed), _vocabulary(store, packed)
+    scale = grown * bytes_per_token(learnt) / bytes_per_token(config.tokenizer.vocab_size)
+    tokens = round(packed.metrics["train_tokens"] * scale)
+    how = "estimated from the dataset as it was packed last"
+    how += f", {grown:.2f} times the bytes" if abs(grown - 1) > 0.005 else ""
+    return Text(tokens, _windows(tokens, window), how)
+
+
+def _train_tokens(store: Store, config: PipelineConfig, tokenised: ArtifactRef) -> int:
+    """Of the train split: as they were packed before, else their likely share of all."""
+    for packed in (_last_packed(store, config), last_of(store, "pack", "pack")):
+        if packed is not None and packed.inputs["tokens"][0]["key"] == tokenised.key:
+            return int(packed.metrics["train_tokens"])
+    share = 1 - config.split.validation - config.split.test
+    return round(manifest_of(store, tokenised).metrics["tokens"] * share)
 
 
 def estimated_text(config: PipelineConfig) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,16 @@ def test_another_window_changes_the_number_of_windows_and_not_of_tokens(
     cost, _ = planned(small_config(folder, pack={"window": factor * WINDOW}, train=TINY_TRAINING | {"steps": 0}))
     assert (cost["tokens_in_text"], cost["windows"]) == (tokens, -(-tokens // (factor * WINDOW)))
     assert cost["tokens"] == pytest.approx(tokens, rel=0.02 + 8 * factor * WINDOW / tokens)
+
+
+def test_where_a_run_broke_off_the_tokens_that_there_are_count(packed: tuple[Path, Manifest], tmp_path: Path) -> None:
+    folder, pack = packed
+    shutil.copytree(folder / "store", tmp_path / "store")
+    shutil.rmtree(tmp_path / "store/roots")
+    shutil.rmtree(tmp_path / "store/artifacts/pack")
+    cost, _ = planned(small_config(tmp_path, train=TINY_TRAINING | {"steps": 0}))
+    assert cost["tokens_from"] == "the tokens that there are, in new windows"
+    assert cost["tokens_in_text"] == pytest.approx(pack.metrics["train_tokens"], rel=0.2)
 
 
 def test_a_window_wider_than_the_text_is_warned_of_whatever_the_sources_are(packed: tuple[Path, Manifest]) -> None:
