@@ -28,6 +28,7 @@ RUNNERS = {"dask": ("prefect_dask", "pip install prefect-dask"), "ray": ("prefec
 # A vocabulary of which an entry stands on fewer bytes is learned from pairs that stand in the text a few times: GPT-2's
 # 50,257 entries were learned from 40 GB, the quickstart's 4,096 from 9 MB, 2,200 bytes an entry (docs/log.md)
 BYTES_AN_ENTRY = 100
+LEAST_BYTES = 1000  # less is no corpus, which ingest says better than a window that is too wide
 
 
 @dataclass
@@ -170,7 +171,7 @@ def _store(config: PipelineConfig, found: Findings) -> None:
 
 def _sizes(config: PipelineConfig, held: Extent, found: Findings) -> None:
     """Windows and vocabularies that the text cannot fill. What a crawl brings nobody knows before."""
-    if held.unknown:
+    if held.unknown or held.most < LEAST_BYTES:
         return
     window, vocab_size = config.pack.window, config.tokenizer.vocab_size
     tokens = held.likely / bytes_per_token(vocab_size)
