@@ -59,14 +59,15 @@ def extent_of(source: CrawlSource | FileSource) -> Extent:
     """What a source holds today. Raises UsageError naming it where that is nothing, or cannot be looked at."""
     if isinstance(source, FileSource):
         return _files(source.kind, source.sizes())
-    if source.serve == "quickstart":
-        size = quickstart.bundled("site.tar.xz").stat().st_size
+    if source.serve is None:
+        return Extent(unknown=(source.name,))
+    site = Path(source.serve_path or "") if source.serve == "folder" else quickstart.bundled("site.tar.xz")
+    if site.is_file():
+        size = site.stat().st_size
         return Extent(1, size, COMPRESSED[0] * size, SITE_YIELD * size)
-    if source.serve == "folder":
-        if source.serve_path is None or not Path(source.serve_path).is_dir():
-            raise UsageError(f"source {source.name!r}: serve_path: {source.serve_path} is no folder")
-        return _files("html", collect.sizes("html", source.serve_path))
-    return Extent(unknown=(source.name,))
+    if not source.serve_path or not site.is_dir():
+        raise UsageError(f"source {source.name!r}: serve_path: {source.serve_path} is no folder of a site to serve")
+    return _files("html", {str(path): path.stat().st_size for path in site.rglob("*") if path.is_file()})
 
 
 def extent_of_all(config: PipelineConfig) -> Extent:
