@@ -60,9 +60,9 @@ def start(
     sources: whether it reads them, so that what is wrong with them ends the command too.
     given: the flow's parameters beside `config`.
     """
-    without_tracebacks()
     for warning in must_work(config, here=True, sources=sources):
         print(f"warning: {warning}", file=sys.stderr)
+    without_tracebacks()
     with server_for_a_run() as server:
         chain = plan(open_store(config.store))
         list(chain.until(until))

@@ -1,4 +1,4 @@
-"""Commands that make something: run, dataset, refresh, pretrain, release."""
+"""Commands that make something, or say what would be made: run, plan, dataset, refresh, pretrain, release."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcore.cli.options import ConfigArgument, StoreInsteadOption, settings
+from llmcore.cli.options import ConfigArgument, JsonOption, StoreInsteadOption, settings
 from llmcore.errors import UsageError
 
 commands = typer.Typer()
@@ -42,6 +42,19 @@ def run(
     """Sources in, published model out; the last line names the model."""
     asked = settings(config, store)
     _flow("pipeline")(asked, until=until, force=tuple(force or ()), reset_head=reset_head, resume=resume)
+
+
+@commands.command()
+def plan(
+    config: ConfigArgument = None,
+    until: UntilOption = None,
+    store: StoreInsteadOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say stage by stage what is cached, what would run, why and for how long, and what the training costs."""
+    from llmcore.cli.planned import show_plan
+
+    show_plan(settings(config, store), until, as_json)
 
 
 @commands.command()
