@@ -16,6 +16,31 @@ commands = typer.Typer()
 
 
 @commands.command(rich_help_panel="Configure")
+def config(path: ConfigArgument = None, as_json: JsonOption = False) -> None:
+    """Print the quickstart's configuration, to start your own from; or check one, and print it whole as JSON."""
+    from llmcore.planning.checks import must_work
+    from llmcore.planning.config import load, quickstart_text
+
+    if path is None and not as_json:
+        print(quickstart_text(), end="")
+        return
+    asked = load(path)
+    warn(must_work(asked))
+    print(asked.model_dump_json() if as_json else f"{path}: good, builds {asked.name}")
+
+
+@commands.command(rich_help_panel="Configure")
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="print tables of keys, defaults and meanings")] = False,
+) -> None:
+    """Print the JSON Schema of the configuration, for editors; or every key of it as a page to read."""
+    from llmcore.planning.config import PipelineConfig
+    from llmcore.planning.reference import configuration_tables
+
+    print(configuration_tables(), end="") if markdown else print_json(PipelineConfig.model_json_schema())
+
+
+@commands.command(rich_help_panel="Configure")
 def init(
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="files and folders of your text")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="where to write; by default NAME.yaml")] = None,
@@ -48,28 +73,3 @@ def init(
     for left in made.left:
         print(f"left out: {left.files:,} files ({left.what}): {left.advice}")
     print(f"\n{forecast_of(made, path)}\n\nwrote {path}; next: llmcore plan {path}, llmcore run {path}")
-
-
-@commands.command(rich_help_panel="Configure")
-def config(path: ConfigArgument = None, as_json: JsonOption = False) -> None:
-    """Print the quickstart's configuration, to start your own from; or check one, and print it whole as JSON."""
-    from llmcore.planning.checks import must_work
-    from llmcore.planning.config import load, quickstart_text
-
-    if path is None and not as_json:
-        print(quickstart_text(), end="")
-        return
-    asked = load(path)
-    warn(must_work(asked))
-    print(asked.model_dump_json() if as_json else f"{path}: good, builds {asked.name}")
-
-
-@commands.command(rich_help_panel="Configure")
-def schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="print tables of keys, defaults and meanings")] = False,
-) -> None:
-    """Print the JSON Schema of the configuration, for editors; or every key of it as a page to read."""
-    from llmcore.planning.config import PipelineConfig
-    from llmcore.planning.reference import configuration_tables
-
-    print(configuration_tables(), end="") if markdown else print_json(PipelineConfig.model_json_schema())
