@@ -54,10 +54,12 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     return folder, manifest_of(store, done["pack"])
 
 
-def built(store: Store, config: Any) -> Mapping[str, ArtifactRef]:
+def built(store: Store, config: Any, until: str = "pack") -> Mapping[str, ArtifactRef]:
     chain = chain_on_head(store, config)[0]
-    done: dict[str, ArtifactRef] = {}
-    for step in chain.until("pack"):
+    done: dict[str, ArtifactRef] = dict(chain.pinned)
+    for step in chain.until(until):
+        if step.name in done:
+            continue
         done[step.name] = runner.build(store, resolve(store, step, done))
     return done
 
@@ -176,6 +178,21 @@ def test_the_plan_knows_this_machine_and_the_h200_in_the_precision_of_each(tmp_p
     assert this_machine().processor in here["device"] and here["tokens_per_second"][0] > 0
     assert next(row for row in others if row["device"] == "H200")["from"] == "computed, bf16"
     assert all(row["hours"][0] <= row["hours"][1] for row in cost["devices"])
+
+
+@pytest.mark.slow
+def test_after_a_training_this_machine_is_as_fast_as_it_was_then(packed: tuple[Path, Manifest], tmp_path: Path) -> None:
+    shutil.copytree(packed[0] / "store", tmp_path / "store")
+    config = load(small_config(tmp_path, train=TINY_TRAINING | {"steps": 4}))
+    store = open_store(config.store)
+    trained = manifest_of(store, built(store, config, "train")["train"])
+    cost, expected = planned(small_config(tmp_path, train=TINY_TRAINING | {"steps": 8}))
+    here = cost["devices"][0]
+    assert here["from"] == "as in the last training here"
+    speed = trained.metrics["tokens"] / trained.run["seconds"]
+    assert here["tokens_per_second"][0] == pytest.approx(speed, rel=0.06)
+    assert expected["train"].how == "history"
+    assert expected["train"].seconds == pytest.approx(2 * trained.run["seconds"], rel=0.1)
 
 
 def test_a_processor_without_bf16_is_slower_in_it() -> None:
