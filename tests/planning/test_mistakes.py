@@ -28,16 +28,16 @@ def test_every_wrong_key_is_named_at_once_with_the_nearest_right_one(tmp_path: P
         tmp_path,
         "name: mine\nsorces: 3\nlayers: 4\n"
         "sources:\n- {kind: text, name: notes, txt_column: t, path: y}\n- {kind: crawl, name: site, start_url: x}\n"
-        "train: {layer: 4, window: 3, epocs: 1}\npack: {widnow: 4}\ndedup: {foo: 1}\n",
+        "train: {layer: 4, window: 3, epocs: 1}\npack: {widnow: 4}\nsplit: {foo: 1}\n",
     )
     assert sorted(found) == [
-        "dedup.foo: unknown key; there are threshold, alarm_share, shingle_words, bands, rows, seed",
         "layers: unknown key; it belongs under train",
         "pack.widnow: unknown key; did you mean window?",
         "sorces: unknown key; did you mean sources?",
         "sources.0.txt_column (source 'notes'): unknown key; did you mean text_column?",
         "sources.1.start_url (source 'site'): unknown key; did you mean start_urls?",
         "sources.1.start_urls (source 'site'): missing, add it",
+        "split.foo: unknown key; there are validation, test, seed",
         "train.epocs: unknown key; did you mean epochs?",
         "train.layer: unknown key; did you mean layers?",
         "train.window: unknown key; it belongs under pack",
