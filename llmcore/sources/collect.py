@@ -81,8 +81,6 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
         row["bytes"] = fetch(str(run.outside["paths"][name]), copy, str(row["sha256"]), name)
         if bundled:
             bundled.add(name, copy.read_bytes())
-        elif params.kind == "parquet":
-            check_parquet(copy, name)
     if bundled:
         bundled.close()
         (run.scratch / "collecting").unlink(missing_ok=True)
@@ -205,18 +203,6 @@ def fetch(place: str, target: Path, digest: str, name: str) -> int:
         digests.forget(place)
         raise LlmcoreError(f"{name}: the file has changed since it was looked at; run again")
     return target.stat().st_size
-
-
-def check_parquet(path: Path, name: str) -> None:
-    """Raise LlmcoreError unless the file's footer can be read and it has rows."""
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_metadata(path).num_rows
-    except Exception as error:
-        raise LlmcoreError(f"{name}: damaged Parquet file ({_said(error)})") from error
-    if not rows:
-        raise LlmcoreError(f"{name}: empty corpus, the Parquet file has no rows; remove it from the source")
 
 
 def carry_earlier(previous: Files | None, run: Run) -> tuple[int, dict[str, str]]:
