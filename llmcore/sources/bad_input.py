@@ -76,7 +76,7 @@ def _file(shard: str, fetched: Files, kind: str) -> str:
     for listing in fetched.names("collected/"):
         generation = listing.removeprefix("collected/").removesuffix(".parquet")
         for name in pl.read_parquet(fetched.path(listing), columns=["name"])["name"]:
-            if shard == f"{generation}-{flat(name, kind)}":
+            if shard.split(".")[0] == f"{generation}-{flat(name, kind)}".split(".")[0]:
                 return str(name)
     return shard
 

@@ -81,6 +81,8 @@ def collect(inputs: Mapping[str, Files], params: CollectParams, run: Run) -> dic
         row["bytes"] = fetch(str(run.outside["paths"][name]), copy, str(row["sha256"]), name)
         if bundled:
             bundled.add(name, copy.read_bytes())
+        elif params.kind == "parquet" and not is_parquet(copy):
+            copy.rename(copy.with_suffix(".damaged"))  # for ingest to name; the store counts rows of what is Parquet
     if bundled:
         bundled.close()
         (run.scratch / "collecting").unlink(missing_ok=True)
@@ -203,6 +205,14 @@ def fetch(place: str, target: Path, digest: str, name: str) -> int:
         digests.forget(place)
         raise LlmcoreError(f"{name}: the file has changed since it was looked at; run again")
     return target.stat().st_size
+
+
+def is_parquet(path: Path) -> bool:
+    """Can the file's footer be read?"""
+    try:
+        return bool(pl.scan_parquet(path).select(pl.len()).collect().item() >= 0)
+    except (pl.exceptions.PolarsError, OSError):
+        return False
 
 
 def carry_earlier(previous: Files | None, run: Run) -> tuple[int, dict[str, str]]:

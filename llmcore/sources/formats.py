@@ -100,7 +100,7 @@ def _object(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at character {error.pos}") from None
+        raise ValueError(f"{error.msg.removesuffix(' at')} at character {error.pos}") from None
     except RecursionError:
         raise ValueError(f"nested more than {DEEPEST} deep") from None
     if isinstance(row, (dict, list)) and (line.count(b"[") + line.count(b"{") > DEEPEST and _is_deep(row)):

@@ -36,7 +36,7 @@ def unpacked(file: IO[bytes]) -> IO[bytes]:
     if magic[:4] == b"\x28\xb5\x2f\xfd":
         import pyarrow as pa
 
-        return cast(IO[bytes], io.BufferedReader(cast(Any, pa.CompressedInputStream(pa.PythonFile(file), "zstd"))))
+        return cast(IO[bytes], io.BufferedReader(cast(Any, pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))))
     return file
 
 
