@@ -106,6 +106,7 @@ def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
         raise UsageError(f"kind: {kind!r} is none of {', '.join(SUFFIXES)}")
     on_bucket = path.startswith("s3://")
     places, states = _bucket_places(kind, path) if on_bucket else (dict(_local_places(kind, _expanded(path))), {})
+    places = {_sound(name): place for name, place in places.items()}
     if not places:
         wanted = ", ".join(SUFFIXES[kind])
         raise UsageError(
@@ -113,6 +114,11 @@ def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
         )
     known = digests.digests(states, partial(_object_digest, _s3())) if on_bucket else _file_digests(places.values())
     return {name: known[place] for name, place in sorted(places.items())}, dict(sorted(places.items()))
+
+
+def _sound(name: str) -> str:
+    """A file's name with \\xNN for the bytes in it that are no UTF-8: Linux allows any, a table does not."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _expanded(path: str) -> Path:

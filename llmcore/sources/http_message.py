@@ -106,7 +106,8 @@ def _inflated(body: bytes, limit: int, wbits: int) -> bytes:
 
 def _joined(body: bytes) -> bytes:
     """The chunks of a body (RFC 9112, 7.1); a body that begins with no chunk was joined by whoever stored it."""
-    pieces, place = [], 0
+    pieces: list[bytes] = []
+    place = 0
     while size := _CHUNK.match(body, place):
         start, length = size.end(), int(size[1], 16)
         if not length:

@@ -393,6 +393,12 @@ class TestCollect:
         with pytest.raises(LlmcoreError, match=r"a.txt: the file has changed"):
             collect({}, CollectParams(name="x", kind="text", files=files), LocalRun(tmp_path / "r", {"paths": paths}))
 
+    def test_a_name_that_is_no_utf_8_is_spelled_out(self, folder: Path, tmp_path: Path) -> None:
+        (folder / os.fsdecode(b"\xff.txt")).write_text("words")
+        run, metrics = self.run(folder, tmp_path / "run")
+        documents, _ = run_ingest(run.out / "raw/g000-00000.parquet", "text")
+        assert metrics["files"] == 4 and "\\xff.txt" in documents["url"].to_list()
+
     def test_globs_single_files_and_nothing_at_all(self, folder: Path) -> None:
         assert list(scan("text", f"{folder}/**/*.md")[0]) == ["sub/b.md"]
         assert list(scan("text", f"{folder}/ignored.png")[0]) == ["ignored.png"]
