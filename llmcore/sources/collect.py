@@ -106,7 +106,6 @@ def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
         raise UsageError(f"kind: {kind!r} is none of {', '.join(SUFFIXES)}")
     on_bucket = path.startswith("s3://")
     places, states = _bucket_places(kind, path) if on_bucket else (dict(_local_places(kind, _expanded(path))), {})
-    places = {_sound(name): place for name, place in places.items()}
     if not places:
         wanted = ", ".join(SUFFIXES[kind])
         raise UsageError(
@@ -116,9 +115,9 @@ def scan(kind: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
     return {name: known[place] for name, place in sorted(places.items())}, dict(sorted(places.items()))
 
 
-def _sound(name: str) -> str:
-    """A file's name with \\xNN for the bytes in it that are no UTF-8: Linux allows any, a table does not."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _sound(name: Path) -> str:
+    """A relative name with \\xNN for the bytes in it that are no UTF-8: Linux allows any, a table does not."""
+    return name.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _expanded(path: str) -> Path:
@@ -134,14 +133,14 @@ def _local_places(kind: str, path: Path) -> Iterator[tuple[str, str]]:
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if file.is_file() and fits(kind, file.name):
-                yield file.relative_to(path).as_posix(), str(file.resolve())
+                yield _sound(file.relative_to(path)), str(file.resolve())
     elif path.is_file():
-        yield path.name, str(path.resolve())
+        yield _sound(Path(path.name)), str(path.resolve())
     elif glob.has_magic(str(path)):
         root = Path(*[part for part in path.parts[: _first_magic(path.parts)]])
         for found in sorted(glob.glob(str(path), recursive=True)):
             if Path(found).is_file():
-                yield Path(found).relative_to(root).as_posix(), str(Path(found).resolve())
+                yield _sound(Path(found).relative_to(root)), str(Path(found).resolve())
     else:
         raise UsageError(f"path: {path} does not exist")
 

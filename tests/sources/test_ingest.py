@@ -207,6 +207,11 @@ class TestJsonl:
         assert "no field 'text'; name the text's field in text_column (there are: body, title)" in detail
         assert run_ingest(tmp_path / "x", "jsonl", text_column="body")[0]["text"].to_list() == ["one"]
 
+    def test_an_address_may_be_any_field_that_names_a_row(self, tmp_path: Path) -> None:
+        (tmp_path / "x").write_text('{"text": "one", "id": 1}\n{"text": "two", "id": "b"}\n{"text": "3", "id": [3]}\n')
+        documents, _ = run_ingest(tmp_path / "x", "jsonl", url_column="id")
+        assert documents["url"].to_list() == ["1", "b", None]
+
     def test_compression_is_told_by_the_bytes(self, tmp_path: Path) -> None:
         lines = b'{"text": "one", "url": "http://h/a?b"}\n{"text": "two"}\n'
         zstd = pa.compress(lines, codec="zstd", asbytes=True)
