@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -128,41 +128,46 @@ def _is_deep(row: Any) -> bool:
 def read_table(path: Path, shard: str, text: str, url: str | None) -> Iterator[Candidate]:
     """One document a row; the other columns (but binary ones) become metadata. A file without the text's column is
     left out whole."""
-    for part in parquet_parts(path, shard):
-        if isinstance(part, Candidate):
-            yield part
-            continue
-        row, frame = part
-        why = _no_text_column(frame, text)
-        if why:
-            yield bad_input(shard, "its columns", why, unread=path.stat().st_size)
-            return
-        others = [name for name, dtype in frame.schema.items() if name != text and dtype != pl.Binary]
-        fields = pl.struct(others).struct.json_encode() if others else pl.lit("{}")
-        for content, metadata in frame.select(pl.col(text).cast(pl.String), fields.alias("\0fields")).iter_rows():
-            yield row_candidate({**json.loads(metadata), text: content}, text, url, {"row": row})
-            row += 1
+    try:
+        for part in parquet_parts(path, shard, lambda frame: _with_fields(frame, text)):
+            if isinstance(part, Candidate):
+                yield part
+                continue
+            for row, (content, fields) in enumerate(part[1].iter_rows(), start=part[0]):
+                yield row_candidate({**json.loads(fields), text: content}, text, url, {"row": row})
+    except _NoTextError as error:
+        yield bad_input(shard, "its columns", str(error), unread=path.stat().st_size)
 
 
-def _no_text_column(frame: pl.DataFrame, text: str) -> str:
+class _NoTextError(Exception):
+    """A table has no column of text."""
+
+
+def _with_fields(frame: pl.DataFrame, text: str) -> pl.DataFrame:
+    """Two columns: the text, and the other fields as JSON."""
     if text not in frame.columns:
-        return f"no column {text!r}; name the text's column in text_column ({_names(frame.columns)})"
+        raise _NoTextError(f"no column {text!r}; name the text's column in text_column ({_names(frame.columns)})")
     if frame.schema[text] not in (pl.String, pl.Categorical, pl.Enum):
-        return f"column {text!r} holds {frame.schema[text]}, not text; name another one in text_column"
-    return ""
+        raise _NoTextError(f"column {text!r} holds {frame.schema[text]}, not text; name another one in text_column")
+    others = [name for name, dtype in frame.schema.items() if name != text and dtype != pl.Binary]
+    fields = pl.struct(others).struct.json_encode() if others else pl.lit("{}")
+    return frame.select(pl.col(text).cast(pl.String), fields.alias("\0fields"))
 
 
-def parquet_parts(path: Path, shard: str) -> Iterator[tuple[int, pl.DataFrame] | Candidate]:
-    """A Parquet file some rows at a time, each part with the number of its first row; reading goes on at the next row
-    group behind a damaged place."""
-    import pyarrow as pa
+def parquet_parts(
+    path: Path, shard: str, choose: Callable[[pl.DataFrame], pl.DataFrame]
+) -> Iterator[tuple[int, pl.DataFrame] | Candidate]:
+    """What is chosen of a Parquet file, some rows at a time, each part with the number of its first row.
+
+    Reading goes on at the next row group behind a damaged place.
+    """
     import pyarrow.parquet as pq
 
     size, row = path.stat().st_size, 0
     try:
         file = pq.ParquetFile(path)
         groups = [max(0, file.metadata.row_group(number).num_rows) for number in range(file.num_row_groups)]
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:
         if not is_damage(error):
             raise
         yield bad_input(shard, "its footer", said(error), unread=size)
@@ -172,12 +177,13 @@ def parquet_parts(path: Path, shard: str) -> Iterator[tuple[int, pl.DataFrame] |
         try:
             for batch in file.iter_batches(_batch_rows(file, group), row_groups=[group]):
                 batch.validate(full=True)  # polars would take strings that are no UTF-8 for a defect of its own
-                yield row + done, cast(pl.DataFrame, pl.from_arrow(batch))
+                yield row + done, choose(cast(pl.DataFrame, pl.from_arrow(batch)))
                 done += len(batch)
-        except (OSError, pa.ArrowException) as error:
-            if not is_damage(error):
+        except (Exception, pl.exceptions.PanicException) as error:
+            polars = isinstance(error, (pl.exceptions.PolarsError, pl.exceptions.PanicException))
+            if not polars and not (isinstance(error, Exception) and is_damage(error)):
                 raise
-            lost = min(1.0, (rows - done) / sum(groups))
+            lost = min(1.0, max(0, rows - done) / max(1, sum(groups)))
             yield bad_input(shard, f"row {row + done}", said(error), unread=int(lost * size))
         row += rows
 
@@ -206,11 +212,11 @@ def read_bundle(path: Path, shard: str, html: bool, limit: int) -> Iterator[Cand
     Of a file that unpacks to more than `limit` bytes no more is read.
     """
     kind = "text/html" if html else "text/plain"
-    for part in parquet_parts(path, shard):
+    for part in parquet_parts(path, shard, lambda frame: frame.select("name", "content")):
         if isinstance(part, Candidate):
             yield part
             continue
-        for name, packed in part[1].select("name", "content").iter_rows():
+        for name, packed in part[1].iter_rows():
             try:
                 with unpacked(io.BytesIO(packed)) as file:
                     content = file.read(limit + 1)

@@ -172,6 +172,13 @@ class TestASource:
         assert [told["file"].split("-")[1][0] for told in made.bad] == ["b", "c", "d"]
         assert 380 <= len(made.texts) < 400
 
+    def test_a_table_whose_names_are_no_text_is_left_out(self, tmp_path: Path) -> None:
+        out = io.BytesIO()
+        pl.DataFrame({"text": TEXTS[:9], "source": TEXTS[:9]}).write_parquet(out)
+        contents = {"a.parquet": out.getvalue().replace(b"source", b"sour\xe5e"), "b.parquet": table(TEXTS)}
+        made = ingested(tmp_path, {"kind": "parquet", "path": files(tmp_path, contents), "bad_input": {"share": 0.9}})
+        assert made.texts == TEXTS and [told["file"][:6] for told in made.bad] == ["g000-a"]
+
     def test_an_archive_of_images_is_no_empty_corpus_beside_others(self, tmp_path: Path) -> None:
         images = write_warc([(f"http://h/{n}.png", "200 OK", "image/png", b"\x89PNG%d" % n) for n in range(5)])
         source = {"kind": "warc", "path": files(tmp_path, {"a.warc.gz": images, "b.warc.gz": archive(TEXTS[:9])})}
