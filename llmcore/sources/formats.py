@@ -23,6 +23,7 @@ BAD_INPUT = "bad_input"
 ROWS_AT_ONCE = 4096
 BATCH_BYTES = 32 * 1024 * 1024
 DEEPEST = 100  # levels of a JSON row
+FOREIGN = 1000  # rows by which a file of another kind is told
 
 
 @dataclass(frozen=True)
@@ -51,34 +52,44 @@ def bad_input(file: str, place: str, why: str, *, url: str | None = None, unread
 def read_jsonl(path: Path, shard: str, text: str, url: str | None, limit: int) -> Iterator[Candidate]:
     """One JSON object a line; the other fields become metadata. A line of more than `limit` bytes is refused unread.
 
-    A file of which no row has the text's field is one of another kind: it is left out whole.
+    A file is of another kind, and no more of it is read, if none of its first FOREIGN lines is an object, or none of
+    the first FOREIGN objects has the text's field (none of all, where there are fewer).
     """
     without: list[int] | None = []  # rows that lack the field, as long as none has it
-    names = ""
+    names, bad, size = "", 0, path.stat().st_size
     for number, line in _numbered(path, shard, limit):
         if isinstance(line, Candidate):
             yield line
-        elif line.strip():
-            try:
-                row = _object(line)
-            except ValueError as error:
-                yield bad_input(shard, f"line {number}", f"no JSON object ({said(error)})")
-                continue
-            if without is not None and text not in row:
-                without.append(number)
-                names = names or _names(row)
-                continue
-            for earlier in without or ():
-                yield row_candidate({}, text, url, {"line": earlier})
-            without = None
-            yield row_candidate(row, text, url, {"line": number})
+            continue
+        if not line.strip():
+            continue
+        try:
+            row = _object(line)
+        except ValueError as error:
+            yield bad_input(shard, f"line {number}", f"no JSON object ({said(error)})")
+            bad += 1
+            if bad == FOREIGN and without == []:
+                why = f"none of the first {FOREIGN} lines is a JSON object; check `kind`"
+                yield bad_input(shard, f"after line {number}", why, unread=size)
+                return
+            continue
+        if without is not None and text not in row:
+            without.append(number)
+            names = names or _names(row)
+            if len(without) == FOREIGN:
+                break
+            continue
+        for earlier in without or ():
+            yield row_candidate({}, text, url, {"line": earlier})
+        without = None
+        yield row_candidate(row, text, url, {"line": number})
     if without:
         why = f"no field {text!r}; name the text's field in text_column ({names})"
-        yield bad_input(shard, f"line {without[0]}", why, unread=path.stat().st_size)
+        yield bad_input(shard, f"line {without[0]}", why, unread=size)
 
 
 def _numbered(path: Path, shard: str, limit: int) -> Iterator[tuple[int, bytes | Candidate]]:
-    """The lines of a possibly compressed file, or what stands for a line that is too long and for a damaged rest."""
+    """The lines of a possibly compressed file, or what stands for one that is too long and for a damaged rest."""
     number = 0
     with path.open("rb") as file:
         try:

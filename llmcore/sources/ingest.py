@@ -65,14 +65,13 @@ def ingest(raw: Path, params: IngestParams, *, shard: str = "raw") -> ShardResul
     frames.flush()
     numbers = {
         "kept": frames.kept,
-        "dropped": len(frames.drops),
+        "dropped": frames.dropped,
         "bytes": frames.bytes,
         "bad_records": frames.bad,
         "unread_bytes": frames.unread,
         "raw_bytes": raw.stat().st_size,
     }
-    drops = pl.DataFrame(frames.drops, schema=DROPPED_SCHEMA, orient="row")
-    return ShardResult({"kept": frames.tables(), "dropped": drops}, numbers)
+    return ShardResult({"kept": frames.tables(), "dropped": frames.drops()}, numbers)
 
 
 def candidates(raw: Path, params: IngestParams, shard: str) -> Iterator[Candidate]:
@@ -98,9 +97,10 @@ class _Frames:
     def __init__(self, params: IngestParams) -> None:
         self.params = params
         self.rows: list[tuple[object, ...]] = []
-        self.drops: list[tuple[str, str, str, str]] = []
+        self.left: list[tuple[str, str, str, str]] = []
+        self.told: list[pl.DataFrame] = []
         self.seen: set[bytes] = set()
-        self.kept = self.bytes = self.size = self.bad = self.unread = 0
+        self.kept = self.dropped = self.bytes = self.size = self.bad = self.unread = 0
         self.waiting: list[Path] = []
         self.last: pl.DataFrame | None = None
         self.folder: tempfile.TemporaryDirectory[str] | None = None
@@ -114,7 +114,10 @@ class _Frames:
             self._count(detail)
         if reason:
             detail = {"url": candidate.url, **detail} if candidate.url else detail
-            self.drops.append((id, "ingest", reason, json.dumps(detail, sort_keys=True)))
+            self.left.append((id, "ingest", reason, json.dumps(detail, sort_keys=True)))
+            self.dropped += 1
+            if len(self.left) == self.params.frame_rows:
+                self.told.append(self._left())
             return
         self.seen.add(bytes.fromhex(id))
         if self.rows and (self.size + size > self.params.frame_bytes or len(self.rows) >= self.params.frame_rows):
@@ -160,6 +163,15 @@ class _Frames:
         self.last = pl.DataFrame(self.rows, schema=DOCUMENT_SCHEMA, orient="row")
         self.kept += len(self.rows)
         self.rows, self.size = [], 0
+
+    def _left(self) -> pl.DataFrame:
+        table = pl.DataFrame(self.left, schema=DROPPED_SCHEMA, orient="row")  # a fifth of what the rows take
+        self.left = []
+        return table
+
+    def drops(self) -> pl.DataFrame:
+        """All that was left out, in order."""
+        return pl.concat([*self.told, self._left()])
 
     def tables(self) -> Iterator[pl.DataFrame]:
         """All kept frames in order."""

@@ -153,12 +153,21 @@ class TestASource:
         contents = {"a.jsonl": rows(TEXTS), "b.jsonl": b'{"body": "x", "title": "y"}\n' * 3}
         source = {"kind": "jsonl", "path": files(tmp_path, contents)}
         assert ingested(tmp_path, source).texts == TEXTS
+        assert [told["why"].partition(";")[0] for told in ingested(tmp_path, source).bad] == ["no field 'text'"]
         files(tmp_path, {"b.jsonl": b'{"body": "x", "title": "y"}\n' * 300})
         with pytest.raises(
             LlmcoreError, match=r"8,400 of .* bytes cannot be read .*first b.jsonl, line 1: no field 'text'"
         ):
             ingested(tmp_path, source)
         assert ingested(tmp_path, {**source, "bad_input": {"share": 0.5}}).texts == TEXTS
+
+    def test_no_more_is_read_of_a_file_of_another_kind(self, tmp_path: Path) -> None:
+        contents = {"a.jsonl": rows(TEXTS), "b.jsonl": b"a,b,c\n" * 5000, "c.jsonl": b'{"body": "x"}\n' * 5000}
+        source = {"kind": "jsonl", "path": files(tmp_path, contents), "bad_input": {"share": 1.0}}
+        made = ingested(tmp_path, source)
+        assert made.texts == TEXTS and len(made.bad) == 1002
+        assert made.bad[1000]["why"] == "none of the first 1000 lines is a JSON object; check `kind`"
+        assert made.bad[1001]["place"] == "line 1" and made.bad[1001]["unread_bytes"] == 70_000
 
     def test_a_damaged_table_is_read_around_the_damage(self, tmp_path: Path) -> None:
         whole = table(TEXTS)
