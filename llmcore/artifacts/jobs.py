@@ -63,8 +63,11 @@ class Chunk:
 def memo_folder(recipe: Recipe) -> str:
     """Below which the memos of all shards lie that a recipe would treat alike."""
     stage = recipe.stage
+    own = own_identity(stage, recipe.step.params)
+    if stage.limits:
+        own["params"] = {name: value for name, value in own["params"].items() if name not in stage.limits}
     shared = {
-        **own_identity(stage, recipe.step.params),
+        **own,
         "broadcast": {role: recipe.inputs[role].digest for role in stage.broadcast},
     }
     return f"memo/{stage.name}/{key_of(shared)[:MEMO_DIGITS]}"

@@ -75,7 +75,7 @@ def commit_shards(
     started: datetime | None = None,
     force: bool = False,
 ) -> ArtifactRef:
-    """Gather the memos of all shards into the artifact. LlmcoreError if a shard is missing.
+    """Gather the memos of all shards into the artifact. LlmcoreError if a shard is missing, or the stage refuses it.
 
     fresh: memos that were just made, by name; the others are read from the store.
     """
@@ -104,6 +104,10 @@ def commit_shards(
         metrics[f"{folder}_rows"] = found.rows
     if rows_read:
         metrics["rows_read"] = rows_read
+    if recipe.stage.accept:
+        (source,) = recipe.sources[recipe.stage.reads[0]]
+        made, read = StoreFiles(store, outputs), StoreFiles(store, source.outputs)
+        recipe.stage.check(made, read, recipe.step.params, metrics)
     extra = {"shards": len(jobs), "shards_computed": len(fresh or {})}
     return commit(store, recipe, outputs, metrics, run_record(started or datetime.now(UTC), flow_run) | extra, force)
 

@@ -112,6 +112,10 @@ class Stage:
     tells_lineage: the outputs speak of the recipes behind them, so that these enter the key, not only their bytes.
     partition: output folders whose row counts must add up to the rows read; () where rows are not documents.
     constants: keyword arguments that the function always gets: what makes two stages of one function.
+    accept:    per shard: "module:name" of what judges the whole before it is committed: (made: Files, read: Files of
+               the artifact that the shards lie in, params, metrics) -> None; a LlmcoreError refuses it.
+    limits:    parameters that decide whether there is an artifact, never what is in a shard: they are in the artifact's
+               key but in no memo's, so that another limit computes no shard again.
     """
 
     name: str
@@ -129,11 +133,18 @@ class Stage:
     partition: tuple[str, ...] = ("kept", "dropped")
     data: str = ""
     constants: Mapping[str, Any] = field(default_factory=dict)
+    accept: str = ""
+    limits: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
         function = _imported(self.function)
         return partial(function, **self.constants) if self.constants else function
+
+    def check(self, made: Files, read: Files, params: Any, metrics: Mapping[str, Any]) -> None:
+        """Let the stage judge what its shards came to. Raises LlmcoreError if it is refused."""
+        if self.accept:
+            _imported(self.accept)(made, read, params, metrics)
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llmcore.artifacts.params import Params
 from llmcore.errors import UsageError
@@ -28,6 +28,7 @@ from llmcore.selection.quality import QualityParams
 from llmcore.selection.signals import SignalsParams
 from llmcore.selection.split import SplitParams
 from llmcore.sources import collect
+from llmcore.sources.bad_input import BadInput
 from llmcore.sources.crawl import CrawlParams
 from llmcore.sources.ingest import IngestParams
 from llmcore.text.clean import CleanParams
@@ -68,16 +69,25 @@ class CrawlSource(CrawlParams):
     overlay: str | None = Field(None, description="folder of pages that replace or add to those of the served site")
     shard_bytes: int = Field(64 << 20, ge=1024, description="text in one shard, bytes")
     gone: Literal["keep", "drop"] = Field("keep", description="documents whose page a refresh finds gone (404, 410)")
+    bad_input: BadInput = Field(BadInput(), description="share: of it that may be damaged, and is left out by name")
+    strict: bool = Field(False, description="the first damaged record stops the run")
 
     def crawl_params(self, label: str | None) -> CrawlParams:
-        fields = self.model_dump(exclude={"kind", "serve_path", "overlay", "shard_bytes", "gone"})
+        fields = self.model_dump(include=set(CrawlParams.model_fields))
         return CrawlParams(**(fields | ({"snapshot": label} if label else {})))
 
     def outside(self) -> dict[str, Any]:
         return {name: value for name in ("serve_path", "overlay") if (value := getattr(self, name)) is not None}
 
     def ingest_params(self) -> IngestParams:
-        return IngestParams(source=self.name, kind="warc", licence=self.licence, frame_bytes=self.shard_bytes)
+        return IngestParams(
+            source=self.name,
+            kind="warc",
+            licence=self.licence,
+            frame_bytes=self.shard_bytes,
+            bad_input=self.bad_input,
+            strict=self.strict,
+        )
 
 
 class FileSource(Params):
@@ -91,10 +101,18 @@ class FileSource(Params):
     text_column: str = Field("text", description="column or field that holds the text (parquet, jsonl)")
     url_column: str | None = Field(None, description="column or field that holds the URL (parquet, jsonl)")
     html_column: bool = Field(False, description="text_column holds HTML, from which extract takes the text")
-    bad_line: Literal["error", "drop"] = Field("error", description="what a line that is no JSON object is (jsonl)")
     max_document_bytes: int = Field(16 << 20, ge=1, description="UTF-8 bytes of one document at most, or it is dropped")
     shard_bytes: int = Field(64 << 20, ge=1024, description="text in one shard, bytes")
     gone: Literal["keep", "drop"] = Field("keep", description="documents that the files no longer hold at a refresh")
+    bad_input: BadInput = Field(BadInput(), description="share: of it that may be damaged, and is left out by name")
+    strict: bool = Field(False, description="the first damaged record stops the run")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bad_line(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "bad_line" in data:
+            raise ValueError("bad_line is gone: `drop` is the default (see bad_input), `error` is strict: true")
+        return data
 
     def ingest_params(self) -> IngestParams:
         return IngestParams(
@@ -104,9 +122,10 @@ class FileSource(Params):
             text_column=self.text_column,
             url_column=self.url_column,
             html_column=self.html_column,
-            bad_line=self.bad_line,
             max_document_bytes=self.max_document_bytes,
             frame_bytes=self.shard_bytes,
+            bad_input=self.bad_input,
+            strict=self.strict,
         )
 
     def scan(self) -> tuple[collect.CollectParams, Mapping[str, Any]]:

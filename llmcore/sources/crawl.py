@@ -67,6 +67,7 @@ class CrawlParams(Params):
     sitemap: bool = Field(True, description="also start from the sitemaps that robots.txt names (or /sitemap.xml)")
     follow_links: bool = Field(True, description="follow links inside the allowed hosts")
     max_pages: int = Field(10_000, ge=1, description="pages asked for at most")
+    max_links: int = Field(2_000, ge=1, description="links followed from one page at most, the first ones")
     max_depth: int = Field(20, ge=0, description="links away from a start URL at most")
     max_bytes: int = Field(8 * 1024 * 1024, ge=1, description="bytes of one page at most, after decompression")
     max_seconds: float = Field(6 * 3600.0, gt=0, description="seconds for the whole crawl")
@@ -236,7 +237,7 @@ def read_fetches(path: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
         row["fetched_at"] = datetime.fromisoformat(row["fetched_at"])
-    return sorted(rows, key=lambda row: str(row["url"]))
+    return sorted(rows, key=lambda row: (str(row["url"]), str(row["outcome"])))
 
 
 def check_start_urls(params: CrawlParams, fetches: list[dict[str, Any]], refresh: bool) -> None:
@@ -291,7 +292,7 @@ def data(params: CrawlParams) -> dict[str, Path]:
 
 STAGE = Stage(
     "crawl",
-    version=1,
+    version=2,
     role="fetch",
     params=CrawlParams,
     function="llmcore.sources.crawl:crawl",

@@ -1,17 +1,17 @@
 """Ingest: raw files of any kind to documents with one schema; the id that a document gets here it keeps for good.
 
-A document that cannot be one (another status than 200, no text, too large, …) goes to `dropped` with the reason. HTML
-stays HTML here: `extract` finds the text in it.
+A document that cannot be one (another status than 200, no text, too large, …) goes to `dropped` with the reason, and so
+does what is damaged (`bad_input`, with file, place and why); how much of that a source may hold is judged once all of
+it was read (bad_input.py). HTML stays HTML here: `extract` finds the text in it.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field
@@ -21,7 +21,12 @@ from llmcore.artifacts.stage import ShardResult, Stage
 from llmcore.errors import LlmcoreError
 from llmcore.schema import DOCUMENT_SCHEMA, DROPPED_SCHEMA, document_id
 from llmcore.sources import formats
-from llmcore.sources.formats import Candidate
+from llmcore.sources.bad_input import BadInput
+from llmcore.sources.formats import BAD_INPUT, Candidate
+from llmcore.sources.warc import read_warc
+
+READ_BYTES = 64 * 1024 * 1024  # of one record at least, whatever else than text is in it
+WIDEST = 4  # bytes that a character has in a file, for each that it has in UTF-8 (UTF-32)
 
 
 class IngestParams(Params):
@@ -35,48 +40,52 @@ class IngestParams(Params):
         None, description="field that holds the document's address; empty = `url` where there is one"
     )
     html_column: bool = Field(False, description="text_column holds HTML, from which extract takes the text")
-    bad_line: Literal["error", "drop"] = Field("error", description="what a line that is no JSON object is")
     max_document_bytes: int = Field(16 * 1024 * 1024, ge=1, description="UTF-8 bytes of one document at most")
     frame_bytes: int = Field(64 * 1024 * 1024, ge=1, description="text of one output shard, about")
     frame_rows: int = Field(50_000, ge=1, description="documents of one output shard at most")
+    bad_input: BadInput = Field(BadInput(), description="how much of the source may be damaged")
+    strict: bool = Field(False, description="the first damaged record stops the run")
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of one record, line or file that are read at most; what has more cannot be small enough."""
+        return max(READ_BYTES, WIDEST * self.max_document_bytes)
 
 
 def ingest(raw: Path, params: IngestParams, *, shard: str = "raw") -> ShardResult:
     """Documents of one raw file, in its order.
 
     Kept comes in frames of about frame_bytes; a large file's frames wait on disk, so that memory holds one at a time.
-    Raises LlmcoreError, in one line that names the shard and the place, for damage and for a file without any document.
+    bad_records counts what is damaged; unread_bytes, of raw_bytes, what of the file went with damage uncounted.
+    Raises LlmcoreError, in one line that names the shard and the place, for damage if `strict`.
     """
     frames = _Frames(params)
     for candidate in candidates(raw, params, shard):
         frames.add(candidate)
     frames.flush()
-    if not frames.kept and not frames.drops:
-        raise LlmcoreError(
-            f"{shard}: empty corpus, the {params.kind} file holds no document; check `kind` and the file, or remove it"
-        )
-    if not frames.kept and re.match(r"(?:.*/)?g000\b", shard):
-        reasons = sorted({str(row[2]) for row in frames.drops})
-        raise LlmcoreError(
-            f"{shard}: empty corpus, all {len(frames.drops)} documents are unusable ({', '.join(reasons)})"
-        )
-    drops = pl.DataFrame(frames.drops, schema=DROPPED_SCHEMA, orient="row")
-    numbers = {"kept": frames.kept, "dropped": len(drops), "bytes": frames.bytes}
-    return ShardResult({"kept": frames.tables(), "dropped": drops}, numbers)
+    numbers = {
+        "kept": frames.kept,
+        "dropped": frames.dropped,
+        "bytes": frames.bytes,
+        "bad_records": frames.bad,
+        "unread_bytes": frames.unread,
+        "raw_bytes": raw.stat().st_size,
+    }
+    return ShardResult({"kept": frames.tables(), "dropped": frames.drops()}, numbers)
 
 
 def candidates(raw: Path, params: IngestParams, shard: str) -> Iterator[Candidate]:
     """What the raw file holds, by the kind that the configuration says: never guessed from a name."""
     if params.kind == "warc":
-        yield from formats.read_warc(raw, shard)
+        yield from read_warc(raw, shard, params.read_bytes)
         return
     if params.kind in ("text", "html"):
-        yield from formats.read_bundle(formats.parquet_parts(raw, shard), params.kind == "html")
+        yield from formats.read_bundle(raw, shard, params.kind == "html", params.read_bytes)
         return
     if params.kind == "jsonl":
-        found = formats.read_jsonl(raw, shard, params.text_column, params.url_column, params.bad_line)
+        found = formats.read_jsonl(raw, shard, params.text_column, params.url_column, params.read_bytes)
     else:
-        found = formats.read_table(formats.parquet_parts(raw, shard), shard, params.text_column, params.url_column)
+        found = formats.read_table(raw, shard, params.text_column, params.url_column)
     kind = {"content_type": "text/html" if params.html_column else "text/plain"}
     for candidate in found:
         yield Candidate(**{**vars(candidate), "metadata": {**candidate.metadata, **kind}})
@@ -88,9 +97,10 @@ class _Frames:
     def __init__(self, params: IngestParams) -> None:
         self.params = params
         self.rows: list[tuple[object, ...]] = []
-        self.drops: list[tuple[str, str, str, str]] = []
+        self.left: list[tuple[str, str, str, str]] = []
+        self.told: list[pl.DataFrame] = []
         self.seen: set[bytes] = set()
-        self.kept = self.bytes = self.size = 0
+        self.kept = self.dropped = self.bytes = self.size = self.bad = self.unread = 0
         self.waiting: list[Path] = []
         self.last: pl.DataFrame | None = None
         self.folder: tempfile.TemporaryDirectory[str] | None = None
@@ -100,9 +110,14 @@ class _Frames:
         encoded = text.encode()
         size, id = len(encoded), document_id(self.params.source, encoded, candidate.url)
         reason, detail = self._judge(candidate, text, size, id)
+        if reason == BAD_INPUT:
+            self._count(detail)
         if reason:
             detail = {"url": candidate.url, **detail} if candidate.url else detail
-            self.drops.append((id, "ingest", reason, json.dumps(detail, sort_keys=True)))
+            self.left.append((id, "ingest", reason, json.dumps(detail, sort_keys=True)))
+            self.dropped += 1
+            if len(self.left) == self.params.frame_rows:
+                self.told.append(self._left())
             return
         self.seen.add(bytes.fromhex(id))
         if self.rows and (self.size + size > self.params.frame_bytes or len(self.rows) >= self.params.frame_rows):
@@ -115,7 +130,16 @@ class _Frames:
         self.size += size
         self.bytes += size
 
-    def _judge(self, candidate: Candidate, text: str, size: int, id: str) -> tuple[str | None, dict[str, object]]:
+    def _count(self, detail: Mapping[str, Any]) -> None:
+        if self.params.strict:
+            raise LlmcoreError(
+                f"{detail['file']}: {detail['place']}: {detail['why']}; mend it, take it out of the source, or set "
+                f"strict: false for {self.params.source!r}"
+            )
+        self.bad += 1
+        self.unread += int(detail.get("unread_bytes", 0))
+
+    def _judge(self, candidate: Candidate, text: str, size: int, id: str) -> tuple[str | None, dict[str, Any]]:
         if candidate.refused:
             return candidate.refused, dict(candidate.detail)
         if not text or text.isspace():
@@ -140,6 +164,15 @@ class _Frames:
         self.kept += len(self.rows)
         self.rows, self.size = [], 0
 
+    def _left(self) -> pl.DataFrame:
+        table = pl.DataFrame(self.left, schema=DROPPED_SCHEMA, orient="row")  # a fifth of what the rows take
+        self.left = []
+        return table
+
+    def drops(self) -> pl.DataFrame:
+        """All that was left out, in order."""
+        return pl.concat([*self.told, self._left()])
+
     def tables(self) -> Iterator[pl.DataFrame]:
         """All kept frames in order."""
         for path in self.waiting:
@@ -160,7 +193,7 @@ def sound_text(text: str) -> str:
 
 STAGE = Stage(
     "ingest",
-    version=1,
+    version=2,
     role="ingest",
     params=IngestParams,
     function="llmcore.sources.ingest:ingest",
@@ -169,4 +202,6 @@ STAGE = Stage(
     reads_paths=True,
     named=True,
     partition=(),
+    accept="llmcore.sources.bad_input:accept",
+    limits=("bad_input", "strict"),
 )

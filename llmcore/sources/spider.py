@@ -1,8 +1,9 @@
 """The crawler's own process (Scrapy's reactor cannot restart): `python -m llmcore.sources.spider SPEC.json`.
 
-It fetches level by level in URL order, so that a limit on pages cuts the same pages each time, and writes what it saw
-to `fetches.jsonl` and `bodies.bin` beside the specification. It ends when its standard input closes: it never
-outlives its parent.
+It fetches level by level in URL order and writes what it saw to `fetches.jsonl` and `bodies.bin` beside the
+specification. Where a level holds more than max_pages leaves room for, the links that stand first on their pages are
+taken, so that the same are cut each time, and a page with a hundred thousand links takes no other's place. It ends when
+its standard input closes: it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +37,10 @@ ROBOTS_MAX_BYTES = 16 * 1024 * 1024  # read, of which consent.py parses the firs
 SITEMAP_BYTES = 50 * 1024 * 1024  # sitemaps.org: 50 MB uncompressed
 BEAT_SECONDS = 5.0
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+LEFT_OUT_ROWS = 1000  # of a level: addresses beyond max_pages that are listed one by one; the last tells of the rest
+HEADER_BYTES = 4096  # of one header of an answer that are kept, and four times as many of all
+
+Frontier = dict[str, tuple[int, int]]  # URL -> depth, and at which place of a page its link stands
 
 
 class Crawl(scrapy.Spider):
@@ -51,7 +56,7 @@ class Crawl(scrapy.Spider):
         self.known: dict[str, dict[str, Any]] = spec["known"]
         self.robots: dict[str, Robots] = {}
         self.seen: set[str] = set()
-        self.pages, self.recorded, self.finished = 0, 0, False
+        self.pages, self.recorded, self.chosen, self.finished = 0, 0, 0, False
         self.deadline = time.monotonic() + spec["max_seconds"]
 
     async def start(self) -> AsyncIterator[Any]:
@@ -72,46 +77,52 @@ class Crawl(scrapy.Spider):
     async def crawl(self) -> None:
         """Level by level from the start URLs, the pages known from earlier crawls, and the sitemaps."""
         starts = [clean_url(url) for url in self.spec["start_urls"]]
-        frontier = {url: 0 for url in starts}
-        frontier |= {url: row["depth"] for url, row in self.known.items() if not row["gone"]}
+        frontier: Frontier = {url: (0, 0) for url in starts}
+        frontier |= {url: (row["depth"], 0) for url, row in self.known.items() if not row["gone"]}
         beat = asyncio.create_task(self.beat())
         try:
             if self.spec["sitemap"]:
                 for origin in sorted({origin_of(url) for url in starts}):
-                    frontier = {url: 0 for url in await self.sitemap_urls(origin)} | frontier
+                    frontier = {url: (0, 1) for url in await self.sitemap_urls(origin)} | frontier
             while frontier:
                 frontier = await self.fetch_level(frontier)
         finally:
             beat.cancel()
 
-    async def fetch_level(self, frontier: dict[str, int]) -> dict[str, int]:
-        """Fetch all URLs (URL -> depth), hosts side by side; returns the next level."""
-        hosts: dict[str, list[str]] = {}
-        for url in sorted(frontier.keys() - self.seen):
-            hosts.setdefault(urlsplit(url).netloc, []).append(url)
-        room = self.spec["max_pages"] - self.pages
-        chosen = [url for urls in hosts.values() for url in urls][:room]
-        left_out = {url for urls in hosts.values() for url in urls} - set(chosen)
-        self.seen |= set(chosen)
-        for url in sorted(left_out - self.seen):
-            self.seen.add(url)
-            self.record(url, "failed", reason=f"max_pages of {self.spec['max_pages']} reached", depth=frontier[url])
+    async def fetch_level(self, frontier: Frontier) -> Frontier:
+        """Fetch all URLs, hosts side by side; returns the next level."""
+        chosen = self.choose(frontier)
         origins = sorted({origin_of(url) for url in chosen} - self.robots.keys())
         self.robots |= dict(zip(origins, await asyncio.gather(*map(self.read_robots, origins)), strict=True))
-        following: dict[str, int] = {}
+        following: Frontier = {}
         queues: dict[str, list[str]] = {}
         for url in chosen:
             queues.setdefault(urlsplit(url).netloc, []).append(url)
 
         async def work(queue: Iterator[str]) -> None:
             for url in queue:
-                for link in await self.fetch(url, frontier[url]):
-                    depth = frontier[url] + 1
-                    following[link] = min(depth, following.get(link, depth))
+                depth = frontier[url][0]
+                for place, link in enumerate(await self.fetch(url, depth)):
+                    before = following.get(link, (depth + 1, place))
+                    following[link] = min(depth + 1, before[0]), min(place, before[1])
 
         shared = [iter(urls) for urls in queues.values()]
         await asyncio.gather(*(work(queue) for queue in shared for _ in range(self.spec["concurrency"])))
-        return {url: depth for url, depth in following.items() if depth <= self.spec["max_depth"]}
+        return {url: link for url, link in following.items() if link[0] <= self.spec["max_depth"]}
+
+    def choose(self, frontier: Frontier) -> list[str]:
+        """The URLs of a level that there is room for, in order; the rest is recorded as left out."""
+        new = sorted(frontier.keys() - self.seen, key=lambda url: (frontier[url][1], url))
+        self.seen |= frontier.keys()
+        room = self.spec["max_pages"] - self.pages
+        chosen, left_out = sorted(new[:room]), sorted(new[room:])
+        self.chosen += len(chosen)
+        reason = f"max_pages of {self.spec['max_pages']} reached"
+        for url in left_out[:LEFT_OUT_ROWS]:
+            more = len(left_out) - LEFT_OUT_ROWS if url == left_out[:LEFT_OUT_ROWS][-1] else 0
+            told = f"{reason}; {more} addresses behind this one as well" if more > 0 else reason
+            self.record(url, "failed", reason=told, depth=frontier[url][0])
+        return chosen
 
     async def fetch(self, url: str, depth: int) -> list[str]:
         """Fetch one page and record what came of it; returns the links to follow."""
@@ -178,12 +189,6 @@ class Crawl(scrapy.Spider):
         else:
             offset = self.bodies.tell()
             self.bodies.write(body)
-            kept = [
-                [name, value]
-                for name, values in sorted(headers.items())
-                for value in values
-                if name not in TRANSFER_HEADERS
-            ]
             reason = "changed" if before else "new"
             self.record(
                 url,
@@ -192,19 +197,24 @@ class Crawl(scrapy.Spider):
                 content_digest=digest,
                 offset=offset,
                 length=len(body),
-                headers=kept,
+                headers=kept_headers(headers),
                 **facts,
             )
-        return self.links(response) if is_html and self.spec["follow_links"] else []
+        return self.links(response, depth) if is_html and self.spec["follow_links"] else []
 
-    def links(self, response: Any) -> list[str]:
-        """The links of a page that lead to an allowed host."""
-        found = set()
-        for href in response.xpath("//a/@href | //area/@href").getall():
+    def links(self, response: Any, depth: int) -> list[str]:
+        """The links of a page that lead to an allowed host, in their order; max_links of them at most."""
+        found: dict[str, None] = {}
+        places = response.xpath("//a/@href | //area/@href").getall()
+        for number, href in enumerate(places):
             url = self.allowed_url(href.strip(), response.urljoin)
+            if url and url not in found and len(found) == self.spec["max_links"]:
+                reason = f"max_links of {len(found)} reached on {response.url}; {len(places) - number} links left out"
+                self.record(url, "failed", reason=reason, depth=depth + 1)
+                break
             if url:
-                found.add(url)
-        return sorted(found)
+                found[url] = None
+        return list(found)
 
     def allowed_url(self, place: str, join: Callable[[str], str] = str) -> str | None:
         """The URL in its one spelling; None if it is none, or leads elsewhere."""
@@ -291,7 +301,7 @@ class Crawl(scrapy.Spider):
 
     def say(self) -> None:
         """Tell the parent how far the crawl is."""
-        print(f"PROGRESS {self.recorded} {max(self.recorded, len(self.seen))}", flush=True)
+        print(f"PROGRESS {self.recorded} {max(self.recorded, self.chosen)}", flush=True)
 
     async def beat(self) -> None:
         """Say so even while a long Crawl-delay passes: the parent renews its lease by it."""
@@ -303,6 +313,19 @@ class Crawl(scrapy.Spider):
 TRANSFER_HEADERS = frozenset(
     {"content-encoding", "content-length", "transfer-encoding", "connection", "keep-alive", "set-cookie"}
 )
+
+
+def kept_headers(headers: Mapping[str, list[str]]) -> list[list[str]]:
+    """What of an answer's headers is kept, by name; others' readers take no more than some ten kilobytes."""
+    kept: list[list[str]] = []
+    room = 4 * HEADER_BYTES
+    for name in sorted(headers, key=lambda name: (name != "content-type", name)):
+        for value in headers[name]:
+            size = len(name) + len(value)
+            if name not in TRANSFER_HEADERS and size <= min(room, HEADER_BYTES):
+                kept.append([name, value])
+                room -= size
+    return sorted(kept, key=lambda header: header[0])
 
 
 def conditional_headers(before: dict[str, Any] | None) -> dict[str, str]:

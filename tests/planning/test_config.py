@@ -64,7 +64,7 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.lists(values(arguments[0]), max_size=3)
     if origin in (dict, Mapping):
         return st.dictionaries(names, values(arguments[1]), max_size=3)
-    if annotation in PARAMETERS:
+    if annotation in PARAMETERS or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return sections(annotation)
     plain: dict[Any, st.SearchStrategy[Any]] = {
         bool: st.booleans(),

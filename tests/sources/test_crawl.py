@@ -243,6 +243,12 @@ class TestWhereItMayGo:
             "http://elsewhere.example/there",
         )
 
+    def test_of_large_headers_some_are_kept(self, tmp_path: Path) -> None:
+        large = {f"X-{number:02d}": "v" * 3000 for number in range(20)} | {"X-Huge": "v" * 16_000}
+        with routes({"/": page("words", large)}) as (url, host):
+            run, _ = run_crawl(tmp_path, CrawlParams(start_urls=(url,), allow_private_hosts=(host,), sitemap=False))
+        assert warc_bodies(run.out / "raw/g000.warc.gz")[url].endswith(b"words</body></html>")
+
     def test_an_answer_that_is_no_sense_costs_its_page_and_not_the_crawl(self, tmp_path: Path) -> None:
         sitemap = b"<urlset><url><loc>http://[x/</loc></url><url><loc>/good</loc></url></urlset>"
         answers = {
@@ -296,6 +302,27 @@ class TestLimits:
         assert outcomes["slow"] == ("failed", "no answer within 0.5 s")
         assert outcomes["two"][0] == "fetched" and "three" not in outcomes
         assert [row["outcome"] for row in fetches(few).values()] == ["fetched", "fetched", "failed", "failed"]
+
+    def test_a_page_of_a_hundred_thousand_links_takes_no_other_pages_room(self, tmp_path: Path) -> None:
+        flood = "".join(f'<a href="/a{number:06d}">x</a>' for number in range(100_000))
+        few = "".join(f'<a href="/page/{number}">x</a>' for number in range(30))
+        answers = {
+            "/": page('<a href="/flood">f</a><a href="/index">i</a>'),
+            "/flood": page(flood),
+            "/index": page(few),
+        }
+        answers |= {f"/page/{number}": page(f"words {number}") for number in range(30)}
+        with routes(answers) as (url, host):
+            params = CrawlParams(start_urls=(url,), allow_private_hosts=(host,), sitemap=False, max_pages=63)
+            run, metrics = run_crawl(tmp_path, params)
+        rows = fetches(run)
+        assert metrics["pages"] == 33 and all(f"{url}page/{number}" in rows for number in range(30))
+        asked = [name for name, row in rows.items() if row["status"] == 404]
+        assert asked == [f"{url}a{number:06d}" for number in range(30)], "what stands first on the page"
+        assert len(rows) < 1100
+        assert rows[f"{url}a002000"]["reason"] == f"max_links of 2000 reached on {url}flood; 98000 links left out"
+        (last,) = [row["reason"] for row in rows.values() if "as well" in str(row["reason"])]
+        assert last == "max_pages of 63 reached; 970 addresses behind this one as well"
 
     def test_a_start_url_that_nobody_answers_is_one_clear_line(self, tmp_path: Path) -> None:
         port = free_port()
