@@ -1,9 +1,10 @@
 """PII: find personal data with Presidio and put typed placeholders (`<EMAIL_ADDRESS>`) in its place.
 
-Method: Microsoft Presidio's recognisers: patterns with checksums and context words, and spaCy's named entities when
-PERSON, LOCATION, NRP or ORGANIZATION are asked for. Masking few findings and dropping documents with many is Dolma's
-policy (Soldaini et al. 2024); leaving addresses alone that nobody on the Internet can have (private, loopback,
-documentation) is datatrove's. How findings are made cheap and trustworthy: `llmcore/text/pii_analysis.py`.
+Method: Microsoft Presidio's recognisers: patterns with checksums and context words in the document's language, and
+spaCy's named entities when PERSON, LOCATION, NRP or ORGANIZATION are asked for. Masking few findings and dropping
+documents with many is Dolma's policy (Soldaini et al. 2024); leaving addresses alone that nobody on the Internet can
+have (private, loopback, documentation) is datatrove's. How findings are made cheap and trustworthy:
+`llmcore/text/pii_analysis.py`.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ def scrub(documents: pl.DataFrame, params: PiiParams) -> ShardResult:
     from llmcore.text.pii_analysis import Analysis, candidates
 
     texts = documents["text"]
-    rows = candidates(texts, params.entities)
+    among = candidates(texts, params.entities)
+    rows = list(among)
+    languages = documents["lang"] if "lang" in documents.columns else pl.repeat("", len(texts), eager=True)
     analysis = Analysis.of(params)
     masked: list[str] = []
     counts: list[int] = []
     total: Counter[str] = Counter()
-    for text in texts.gather(rows):
-        findings = analysis.findings(text)
+    for row, text, language in zip(rows, texts.gather(rows), languages.gather(rows), strict=True):
+        findings = analysis.findings(text, language or "", among[row])
         masked.append(mask(text, [(finding.start, finding.end, finding.entity) for finding in findings]))
         counts.append(len(findings))
         if params.max_findings is None or len(findings) <= params.max_findings:
             total.update(finding.entity for finding in findings)
     none = pl.repeat(0, len(texts), dtype=pl.Int64, eager=True)
     scrubbed = documents.with_columns(
-        text=texts.scatter(rows, pl.Series(masked, dtype=pl.String)) if len(rows) else texts,
-        findings=none.scatter(rows, pl.Series(counts, dtype=pl.Int64)) if len(rows) else none,
+        text=texts.scatter(rows, pl.Series(masked, dtype=pl.String)) if rows else texts,
+        findings=none.scatter(rows, pl.Series(counts, dtype=pl.Int64)) if rows else none,
     )
     over = pl.lit(False) if params.max_findings is None else pl.col("findings") > params.max_findings
     out = scrubbed.filter(over)
@@ -58,7 +61,7 @@ def mask(text: str, spans: list[tuple[int, int, str]]) -> str:
 
 STAGE = Stage(
     "pii",
-    version=1,
+    version=2,
     params=PiiParams,
     function="llmcore.text.pii:scrub",
     kind="per_shard",

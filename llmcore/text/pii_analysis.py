@@ -1,45 +1,63 @@
-"""Presidio over long texts: cut them, look only where an entity is possible, and believe only what stands up.
+"""Presidio over long texts: look only where an entity is possible, and believe only what stands up.
 
-* **Evidence.** Each pattern entity has a cheap regular expression that every true finding of it contains ('@' for an
-  e-mail address). A piece of text without evidence of an entity is not analysed for it. That changes no result, because
-  a finding without evidence in its own text is not accepted either.
-* **Context words.** Presidio raises a score when a word such as "phone" stands near. It compares lemmas, which a blank
-  spaCy pipeline leaves empty; ours takes the lower-cased word for its lemma, so scores are those of a full pipeline.
+* **Evidence.** Each usual entity has a cheap regular expression that every true finding of it contains ('@' for an
+  e-mail address), and the characters that a finding consists of. Presidio sees the run of such characters around the
+  evidence and nothing else of the text. That changes no result, because a finding without evidence in its own text is
+  not accepted either. Other entities are looked for everywhere, in pieces.
+* **Context words.** What stands before a finding raises its score as in Presidio: `llmcore/text/pii_context.py`.
 * **Acceptance.** Version numbers are no IP addresses, and table columns, decimals and year ranges no phone numbers.
-* **Offline.** Presidio's e-mail recogniser fetches the list of public suffixes from the Internet when it is first used;
-  ours reads the snapshot that tldextract carries, so the outcome does not hang on the network or the day.
+* **spaCy** is loaded, and reads, only where names are asked for.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import logging
 import re
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import accumulate
 
 import polars as pl
 
-from llmcore.text.pii_params import NAMED_ENTITIES, NER_MODEL, PATTERN_ENTITIES, PiiParams
+from llmcore.text import pii_phone
+from llmcore.text.pii_context import raised
+from llmcore.text.pii_params import NAMED_ENTITIES, PiiParams
+from llmcore.text.pii_recognizers import NamedEntities, Recognizer, Span, recognizers
 
-# Readable by Python's and by polars' regular expressions. Entities without an entry are looked for everywhere.
+# Entity -> evidence, and the characters of a finding. Evidence begins with one character or class, for which Python's
+# search has a fast path; polars, which knows no look-behind, reads it without. Entities without an entry are looked for
+# everywhere.
 EVIDENCE = {
-    "EMAIL_ADDRESS": r"@",
-    "PHONE_NUMBER": r"[0-9](?:[-x() .\[\]/~‐-―]{0,4}[0-9]){6}",
-    "CREDIT_CARD": r"[0-9](?:[- ]?[0-9]){12}",
-    "IBAN_CODE": r"[A-Z]{2}[0-9]{2}[ -]?[A-Z0-9]{4}",
-    "US_SSN": r"[0-9]{9}|[0-9]{5}-[0-9]{4}|[0-9]{3}-[0-9]{6}|[0-9]{3}[- .][0-9]{2}[- .][0-9]{4}",
-    "IP_ADDRESS": r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|:[0-9A-Fa-f]{0,4}:",
-    "MAC_ADDRESS": r"[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}",
-    "CRYPTO": r"[A-Za-z0-9]{26}",
-    "UK_NHS": r"[0-9]{3}[- ]?[0-9]{3}[- ]?[0-9]{4}",
-    "IN_AADHAAR": r"[0-9]{4}[- :]?[0-9]{4}[- :]?[0-9]{4}",
-    "PL_PESEL": r"[0-9]{11}",
+    "EMAIL_ADDRESS": ((r"@",), r"-!#$%&'*+/=?^_`{|}~.@\w"),
+    "PHONE_NUMBER": ((pii_phone.EVIDENCE,), r"\d"),
+    "CREDIT_CARD": ((r"[0-9](?:[- ]?[0-9]){12}",), r"-\d "),
+    "IBAN_CODE": ((r"[0-9][0-9](?<=[A-Za-z]{2}[0-9]{2})(?:[ -]?[A-Za-z0-9]{4}){2}",), r"-A-Za-z0-9 "),
+    "US_SSN": (
+        (r"[0-9][0-9]{2}(?:[0-9]{6}|[0-9]{2}-[0-9]{4}|-[0-9]{6}|[- .][0-9]{2}[- .][0-9]{4})",),
+        r"-0-9 .",
+    ),
+    "IP_ADDRESS": (
+        (r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]", r":(?::|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:)"),
+        r"0-9A-Za-z:.%/",
+    ),
+    "MAC_ADDRESS": (
+        (
+            r"[0-9A-Fa-f][0-9A-Fa-f][:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}",
+            r"[0-9A-Fa-f][0-9A-Fa-f]{3}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}",
+        ),
+        r"-0-9A-Fa-f:.",
+    ),
+    "CRYPTO": ((r"[A-Za-z0-9][A-Za-z0-9]{25}",), r"A-Za-z0-9"),
+    "UK_NHS": ((r"[0-9][0-9]{2}[- ]?[0-9]{3}[- ]?[0-9]{4}",), r"-0-9 "),
+    "IN_AADHAAR": ((r"[0-9][0-9]{3}[- :]?[0-9]{4}[- :]?[0-9]{4}",), r"-0-9 :"),
+    "PL_PESEL": ((r"[0-9][0-9]{10}",), r"0-9"),
 }
+LOOK_BEHIND = re.compile(r"\(\?<=[^)]*\)")
+REACH = 400  # characters of a run on each side of the evidence; the longest entity, an e-mail address, has at most 320
+MARGIN = 2  # characters beside a run, for what an expression looks at around its match
 
 ASCII_WORD = re.compile(r"[A-Za-z0-9_]")
 SENTENCE_END = re.compile(r"[.!?;]\s|[。！？]")
@@ -47,21 +65,6 @@ VERSION_BEFORE = re.compile(r"(?i)(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bversions
 ADDRESS_BEFORE = re.compile(
     r"(?i)\b(?:ip|ipv4|address(?:es)?|addr|host|server|client|dns|from|gateway|ping)\b[^.\n]{0,40}$"
 )
-NO_PHONE = re.compile(
-    r"""
-    ^\d+[.,]\d+$                                   # a decimal
-    | \s[-–—]\s                                    # two columns of a table, or a range
-    | ^\d{1,3}(?:\.\d{1,3}){3}(?:/\d+)?$           # an IP address
-    | ^(?:1[5-9]|20)\d\d\D{1,3}(?:1[5-9]|20)\d\d\b # years
-    | ^\d{4}[-/.]\d\d?[-/.]\d\d?(?:\D|$)           # a date
-    | ^\d{1,3}(?:[ .]\d{3}){2,}$                   # a number in groups of three
-    | \d\.\d\d?\s                                  # amounts in a row
-    | /                                            # a network or a path
-    | ^\d{1,2}\s                                   # a list number before it
-    """,
-    re.VERBOSE,
-)
-BARE_PHONE_SCORE = 0.4  # digits without any separator are a phone number only where a context word raised the score
 
 
 @dataclass(frozen=True, order=True)
@@ -74,12 +77,18 @@ class Finding:
     score: float
 
 
-def candidates(texts: pl.Series, entities: Sequence[str]) -> pl.Series:
-    """Rows whose text may hold one of the entities."""
-    if any(entity not in EVIDENCE for entity in entities):
-        return pl.arange(0, len(texts), eager=True)
-    pattern = "|".join(f"(?:{EVIDENCE[entity]})" for entity in entities) or r"[^\s\S]"
-    return texts.str.contains(pattern).fill_null(False).arg_true()
+def candidates(texts: pl.Series, entities: Sequence[str]) -> dict[int, list[str]]:
+    """Row -> those of the entities that its text may hold; rows without any are left out. In order."""
+    rows: defaultdict[int, list[str]] = defaultdict(list)
+    for entity in entities:
+        if entity in EVIDENCE:
+            pattern = "|".join(LOOK_BEHIND.sub("", one) for one in EVIDENCE[entity][0])
+            found = texts.str.contains(pattern).fill_null(False).arg_true()
+        else:
+            found = texts.is_not_null().arg_true()
+        for row in found:
+            rows[row].append(entity)
+    return dict(sorted(rows.items()))
 
 
 class Analysis:
@@ -87,41 +96,95 @@ class Analysis:
 
     def __init__(self, params: PiiParams) -> None:
         self.params = params
-        self.evidence = {entity: re.compile(EVIDENCE[entity]) for entity in params.entities if entity in EVIDENCE}
-        self.everywhere = [entity for entity in params.entities if entity not in EVIDENCE]
-        self.engine = _engine(params.entities) if params.entities else None
+        named = [entity for entity in params.entities if entity in NAMED_ENTITIES]
+        patterns = [entity for entity in params.entities if entity not in NAMED_ENTITIES]
+        self.names = NamedEntities(named) if named else None
+        self.patterns = {entity: recognizers()[entity] for entity in patterns} if patterns else {}
+        self.evidence = {entity: Evidence(*EVIDENCE[entity]) for entity in patterns if entity in EVIDENCE}
 
     @classmethod
     def of(cls, params: PiiParams) -> Analysis:
         """The one for these parameters."""
         return _analysis(params.model_dump_json())
 
-    def findings(self, text: str, prefilter: bool = True) -> list[Finding]:
-        """What is masked in a text: sorted, not overlapping, beginning and ending at the bounds of words."""
-        found = [
-            Finding(*_word_bounds(text, start + item.start, start + item.end), item.entity_type, item.score)
-            for start, end in pieces(text, self.params.chunk_characters)
-            for item in self._analyse(text[start:end], prefilter)
-        ]
-        return disjoint([finding for finding in found if self._accepted(finding, text)])
+    def findings(
+        self, text: str, language: str = "", among: Collection[str] | None = None, prefilter: bool = True
+    ) -> list[Finding]:
+        """What is masked in a text: sorted, not overlapping, beginning and ending at the bounds of words.
 
-    def _analyse(self, piece: str, prefilter: bool) -> Sequence[Any]:
-        seen = [name for name, evidence in self.evidence.items() if not prefilter or evidence.search(piece)]
-        entities = self.everywhere + seen
-        if not entities or self.engine is None:
-            return ()
-        found: Sequence[Any] = self.engine.analyze(piece, "en", entities, score_threshold=self.params.min_score)
-        return found
+        language: ISO 639 code of the text, for its context words. among: the entities of which `candidates` saw
+        evidence. prefilter: look only where there is evidence. These two change nothing but the time.
+        """
+        found = [*self._patterns(text, language, among, prefilter), *self._names(text)]
+        return disjoint([finding for finding in found if finding.score >= self.params.min_score])
 
-    def _accepted(self, finding: Finding, text: str) -> bool:
-        evidence = self.evidence.get(finding.entity)
-        if evidence is not None and not evidence.search(text[finding.start : finding.end]):
+    def _patterns(self, text: str, language: str, among: Collection[str] | None, prefilter: bool) -> Iterator[Finding]:
+        for entity, asked in self.patterns.items():
+            if among is not None and entity not in among:
+                continue
+            for recognizer in asked:
+                for span in self._spans(recognizer, entity, text, language, prefilter):
+                    start, end = _word_bounds(text, span.start, span.end)
+                    if self._accepted(entity, text, start, end):
+                        score = raised(span.score, recognizer.context, entity, text, span.start, language)
+                        yield Finding(start, end, entity, score)
+
+    def _names(self, text: str) -> Iterator[Finding]:
+        if self.names is not None:
+            for start, end in pieces(text, self.params.chunk_characters):
+                for entity, span in self.names.spans(text[start:end]):
+                    yield Finding(*_word_bounds(text, start + span.start, start + span.end), entity, span.score)
+
+    def _spans(self, recognizer: Recognizer, entity: str, text: str, language: str, prefilter: bool) -> Iterator[Span]:
+        if entity == "PHONE_NUMBER":
+            regions, leniency = tuple(recognizer.presidio.supported_regions), recognizer.presidio.leniency
+            for start, end, local in pii_phone.numbers(text, regions, leniency, language, prefilter):
+                yield Span(start, end, pii_phone.LOCAL_SCORE if local else recognizer.presidio.SCORE)
+        elif entity not in self.evidence:
+            for start, end in pieces(text, self.params.chunk_characters):
+                yield from _shifted(recognizer.spans(text[start:end]), start)
+        elif not prefilter:
+            yield from recognizer.spans(text)
+        else:
+            windows = list(self.evidence[entity].windows(text))
+            if not windows:
+                return
+            # One question for all: no finding of these entities goes over the end of a line.
+            joined = recognizer.spans("\n".join(text[start:end] for start, end in windows))
+            places = list(accumulate((end - start + 1 for start, end in windows), initial=0))
+            for span in joined:
+                window = bisect(places, span.start) - 1
+                yield from _shifted([span], windows[window][0] - places[window])
+
+    def _accepted(self, entity: str, text: str, start: int, end: int) -> bool:
+        if entity in self.evidence and not self.evidence[entity].within(text, start, end):
             return False
-        if finding.entity == "IP_ADDRESS":
-            return _is_address(text, finding, self.params.mask_private_addresses)
-        if finding.entity == "PHONE_NUMBER":
-            return _is_phone(text, finding)
-        return True
+        return entity != "IP_ADDRESS" or _is_address(text, start, end, self.params.mask_private_addresses)
+
+
+class Evidence:
+    """What every finding of an entity contains, and the run of characters around it in which a finding lies."""
+
+    def __init__(self, patterns: Sequence[str], characters: str) -> None:
+        self.patterns = [re.compile(pattern) for pattern in patterns]
+        self.run = re.compile(f"[{characters}]{{0,{REACH}}}")
+
+    def within(self, text: str, start: int, end: int) -> bool:
+        """Whether there is evidence in text[start:end]."""
+        return any(pattern.search(text, start, end) for pattern in self.patterns)
+
+    def windows(self, text: str) -> Iterator[tuple[int, int]]:
+        """Ranges of a text outside of which there is no finding; they may overlap."""
+        for pattern in self.patterns:
+            done = 0
+            for hit in pattern.finditer(text):
+                if hit.end() <= done:
+                    continue
+                back = self.run.match(text[max(0, hit.start() - REACH) : hit.start()][::-1])
+                ahead = self.run.match(text, hit.end())
+                assert back is not None and ahead is not None
+                done = ahead.end()
+                yield max(0, hit.start() - back.end() - MARGIN), min(len(text), done + MARGIN)
 
 
 def pieces(text: str, size: int) -> Iterator[tuple[int, int]]:
@@ -143,11 +206,18 @@ def pieces(text: str, size: int) -> Iterator[tuple[int, int]]:
 
 def disjoint(findings: Sequence[Finding]) -> list[Finding]:
     """Of findings that overlap, the surest; then the longest, the first, the first by name. Sorted by place."""
-    kept: list[Finding] = []
+    kept: list[Finding] = []  # in order of place, so that only the neighbours can overlap
     for finding in sorted(findings, key=lambda one: (-one.score, one.start - one.end, one.start, one.entity)):
-        if all(finding.end <= other.start or finding.start >= other.end for other in kept):
-            kept.append(finding)
-    return sorted(kept)
+        place = bisect(kept, finding)
+        if (not place or kept[place - 1].end <= finding.start) and (
+            place == len(kept) or kept[place].start >= finding.end
+        ):
+            kept.insert(place, finding)
+    return kept
+
+
+def _shifted(spans: Iterable[Span], by: int) -> Iterator[Span]:
+    return (Span(span.start + by, span.end + by, span.score) for span in spans)
 
 
 def _word_bounds(text: str, start: int, end: int) -> tuple[int, int]:
@@ -163,9 +233,9 @@ def _word_bounds(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _is_address(text: str, finding: Finding, private: bool) -> bool:
-    value = text[finding.start : finding.end]
-    before, after = text[max(0, finding.start - 60) : finding.start], text[finding.end : finding.end + 2]
+def _is_address(text: str, start: int, end: int, private: bool) -> bool:
+    value = text[start:end]
+    before, after = text[max(0, start - 60) : start], text[end : end + 2]
     if re.search(r"[\d.][.]?$", before) or re.match(r"\.\d", after):  # 1.2.3.4.5
         return False
     try:
@@ -180,76 +250,6 @@ def _is_address(text: str, finding: Finding, private: bool) -> bool:
         return False
     small = all(int(part) < 32 for part in str(address).split("."))
     return not small or bool(ADDRESS_BEFORE.search(before))
-
-
-def _is_phone(text: str, finding: Finding) -> bool:
-    value = text[finding.start : finding.end]
-    before, after = text[max(0, finding.start - 2) : finding.start], text[finding.end : finding.end + 2]
-    if NO_PHONE.search(value) or re.match(r"[.,:/%-]?\d|%", after) or re.search(r"[$£€#=/.,-]$|\d[:\s]$", before):
-        return False
-    return not value.isdigit() or finding.score > BARE_PHONE_SCORE
-
-
-def _engine(entities: Sequence[str]) -> Any:
-    """Presidio's analyser with exactly the recognisers of these entities."""
-    with _without("torch", "transformers"):
-        import spacy
-        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry, predefined_recognizers
-        from presidio_analyzer.nlp_engine import SpacyNlpEngine
-    import tldextract
-
-    logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)
-    suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=())
-
-    class OfflineEmail(predefined_recognizers.EmailRecognizer):
-        def validate_result(self, pattern_text: str) -> bool:
-            return bool(suffixes(pattern_text).fqdn)
-
-    class LoadedPipeline(SpacyNlpEngine):
-        def __init__(self, pipeline: Any) -> None:
-            super().__init__()
-            self.nlp: Any = {"en": pipeline}
-
-    named = [entity for entity in entities if entity in NAMED_ENTITIES]
-    registry = RecognizerRegistry(supported_languages=["en"])
-    for entity in entities:
-        if entity in PATTERN_ENTITIES:
-            kind = getattr(predefined_recognizers, PATTERN_ENTITIES[entity])
-            kind = OfflineEmail if entity == "EMAIL_ADDRESS" else kind
-            registry.add_recognizer(kind(supported_language="en"))
-    if named:
-        registry.add_recognizer(predefined_recognizers.SpacyRecognizer(supported_entities=named))
-        pipeline = spacy.load(NER_MODEL)
-    else:
-        _register_lemmas()
-        pipeline = spacy.blank("en")
-        pipeline.add_pipe("llmcore_lower_lemmas")
-    return AnalyzerEngine(registry=registry, nlp_engine=LoadedPipeline(pipeline), supported_languages=["en"])
-
-
-@contextmanager
-def _without(*modules: str) -> Iterator[None]:
-    """Let optional imports of these fail: spaCy and Presidio would load them for models that are not used here.
-
-    That makes the difference between 424 MB and 106 MB for each worker, and most of the time to start.
-    """
-    hidden = [name for name in modules if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "there is no such module"
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
-def _register_lemmas() -> None:
-    from spacy.language import Language
-
-    @Language.component("llmcore_lower_lemmas")
-    def lower_lemmas(doc: Any) -> Any:
-        for token in doc:
-            token.lemma_ = token.lower_
-        return doc
 
 
 @lru_cache(maxsize=2)

