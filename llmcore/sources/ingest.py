@@ -160,7 +160,7 @@ def sound_text(text: str) -> str:
 
 STAGE = Stage(
     "ingest",
-    version=1,
+    version=2,
     role="ingest",
     params=IngestParams,
     function="llmcore.sources.ingest:ingest",
