@@ -22,7 +22,7 @@ from llmcore.planning.config import CrawlSource, FileSource, PipelineConfig
 from llmcore.release import k_quants, publish, quantise
 from llmcore.selection import classifier, decontaminate, dedup, quality, signals, split, versions
 from llmcore.sources import collect, crawl, ingest
-from llmcore.text import clean, extract, language, pii
+from llmcore.text import clean, extract, language, pii, site_lines, trim
 from llmcore.tokens import pack, tokenise, tokenizer
 from llmcore.training import resume as checkpoint
 from llmcore.training import stage as train
@@ -149,7 +149,11 @@ def add_documents(
     ]
     extracted = chain.add(extract.STAGE, config.extract, {"documents": From(tuple(ingested))})
     cleaned = chain.add(clean.STAGE, config.clean, {"documents": extracted})
-    in_language = chain.add(language.STAGE, config.language, {"documents": cleaned})
+    repeated = _part(config.site_lines, site_lines.LearnParams)
+    learned = chain.add(site_lines.STAGE, repeated, {"documents": _first(cleaned, "kept/")})
+    own = {"documents": cleaned, "site_lines": learned}
+    trimmed = chain.add(trim.STAGE, _part(config.site_lines, trim.TrimParams), own)
+    in_language = chain.add(language.STAGE, config.language, {"documents": trimmed})
     return Documents(fetched, chain.add(pii.STAGE, config.pii, {"documents": in_language}))
 
 

@@ -35,6 +35,7 @@ from llmcore.text.clean import CleanParams
 from llmcore.text.extract import ExtractParams
 from llmcore.text.language import LanguageParams
 from llmcore.text.pii import PiiParams
+from llmcore.text.trim import SiteLinesParams
 from llmcore.tokens.pack import PackParams
 from llmcore.tokens.tokenise import TokeniseParams
 from llmcore.tokens.tokenizer import TokenizerParams
@@ -159,6 +160,7 @@ class PipelineConfig(Params):
     )
     extract: ExtractParams = ExtractParams()
     clean: CleanParams = CleanParams()
+    site_lines: SiteLinesParams = SiteLinesParams()
     language: LanguageParams = LanguageParams()
     pii: PiiParams = PiiParams()
     dedup: DedupParams = DedupParams()

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import polars as pl
 
+from llmcore.sources.encodings import decode
 from llmcore.sources.unpack import is_damage, lines_of, said, unpacked
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -242,23 +243,6 @@ def read_bundle(path: Path, shard: str, html: bool, limit: int) -> Iterator[Cand
                 yield Candidate(content.decode("latin-1"), name, refused="not_text", detail={"content_type": "binary"})
             else:
                 yield Candidate(decode(content, html=html), name, metadata={"content_type": kind})
-
-
-def decode(body: bytes, charset: str | None = None, html: bool = False) -> str:
-    """Text of some bytes: UTF-8 if they are, else the charset that HTTP or the HTML names, else what uchardet finds.
-
-    UTF-8 first: bytes of another encoding are hardly ever valid UTF-8, while servers often name a wrong charset. A
-    named charset counts only if the bytes are valid in it.
-    """
-    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
-
-    for encoding in ("utf-8-sig", charset, html and detect_encoding(body, from_html_meta=True), detect_encoding(body)):
-        try:
-            if encoding:
-                return body.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
-            continue
-    return bytes_to_str(body, detect_encoding(body) or "utf-8", errors="replace")
 
 
 def looks_like_html(body: bytes) -> bool:

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from llmcore.sources.formats import HTML_TYPES, Candidate, bad_input, decode, looks_like_html
+from llmcore.sources.encodings import decode
+from llmcore.sources.formats import HTML_TYPES, Candidate, bad_input, looks_like_html
 from llmcore.sources.http_message import response
 from llmcore.sources.unpack import is_damage, opened, said
 

@@ -156,8 +156,8 @@ def _plain(texts: pl.Series, params: CleanParams) -> pl.Series:
         .str.replace_all(BLANKS, " ")
         .str.normalize("NFC")
         .str.replace_all(r"[ \t]+\n", "\n")
-        .str.replace_all(r"([^ \t\n])[ \t]{2,}", "$1 ")  # indentation stays: it is meaning in code and lists
-        .str.replace_all(r"([^ \t\n])\t", "$1 ")
+        # indentation stays, which is meaning in code and lists, and so do tabs alone, which part a table's cells
+        .str.replace_all(r"([^ \t\n])(?:[ \t]+ [ \t]*| [ \t]+)", "$1 ")
     )
     without = _without_lines(normal, params.boilerplate) if params.boilerplate else normal
     return without.str.replace_all(r"\n{3,}", "\n\n").str.strip_chars("\n").str.strip_chars_end(" \t\n")

@@ -115,7 +115,8 @@ def test_a_changed_parameter_is_named_and_reruns_exactly_what_lies_behind_it(run
     changed.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"dedup": {"threshold": 0.9}}))
     steps = {row["step"]: row for row in table("plan", str(changed), env=env)["steps"]}
     assert "params.threshold 0.7 → 0.9" in steps["resolve"]["why"]
-    before = ["collect notes", "ingest notes", "extract", "clean", "language", "pii", "signatures"]
+    documents = ["collect notes", "ingest notes", "extract", "clean", "site_lines", "trim", "language", "pii"]
+    before = [*documents, "signatures"]
     assert [step for step, row in steps.items() if row["state"] == "cached"] == before
     store = open_store(env["LLMCORE_STORE"])
     known = {m.key for m in manifests(store)}

@@ -21,7 +21,7 @@ from llmcore.planning.config import load
 from llmcore.tokens.tokenise import SPLITS
 from tests.small import small_config
 
-LEARNED = ("tokenizer", "classifier", "benchmarks")
+LEARNED = ("site_lines", "tokenizer", "classifier", "benchmarks")
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Dataset:
         return {id for split in SPLITS for id in self.plan(split)["id"]}
 
 
-def packed(folder: Path, before: Dataset | None = None, until: str = "pack") -> Dataset:
+def packed(folder: Path, before: Dataset | None = None, until: str = "pack", source: str = "notes") -> Dataset:
     """Build up to the plan, or to another step; a refresh if there is something before."""
     config = load(folder / "small.yaml")
     store = before.store if before else open_store(config.store)
-    previous = {step: ref for step, ref in before.done.items() if step == "collect notes"} if before else None
+    previous = {step: ref for step, ref in before.done.items() if step == f"collect {source}"} if before else None
     chain = build(config, previous=previous, label="second" if before else None)
     done = dict(chain.pinned)
     for step in chain.until(until):
@@ -142,6 +142,33 @@ def test_a_trace_tells_what_replaced_the_old_and_what_the_new_replaced(refreshed
     assert {row.generation for row in new} == {"g001", ""}
     assert list(trace(store, doc=refreshed.gone))[-1].outcome == "dropped: gone (g001)"
     assert {row.document for row in trace(store, url=refreshed.edited)} == {refreshed.old, refreshed.new}
+
+
+def test_what_a_site_repeats_is_learned_once_and_taken_out_of_later_pages_too(tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    source = {"kind": "html", "name": "manual", "path": "pages", "licence": "CC0-1.0"}
+    small_config(tmp_path, sources=[source])
+
+    def write(number: int, tagline: str) -> None:
+        own = f"<p>Page {number} says what no other page of this manual says, in a sentence of some length.</p>" * 2
+        page = f"<html><body><div>{tagline}</div>{own}<p>Write to us about page {number}.</p></body></html>"
+        (tmp_path / f"pages/{number:02d}.html").write_text(page)
+
+    for number in range(12):
+        write(number, "Small. Fast. Reliable.")
+    first = packed(tmp_path, until="trim", source="manual")
+    write(12, "Small. Fast. Reliable.")
+    for number in range(13, 60):
+        write(number, "Another tagline came later.")
+    second = packed(tmp_path, first, until="trim", source="manual")
+    assert first.done["site_lines"].key == second.done["site_lines"].key
+    assert first.files("site_lines").table("lines.parquet")["line"].to_list() == ["Small. Fast. Reliable."]
+    texts = second.files("trim").table("kept/")["text"]
+    assert len(texts) == 60 and not texts.str.contains("Reliable", literal=True).any()
+    assert texts.str.contains("Another tagline", literal=True).sum() == 47, "what is learned stays as it was"
+    assert second.manifest("trim").metrics["changed"] == 13 == len(second.files("trim").table("removed/"))
+    for name, output in first.manifest("trim").outputs.items():
+        assert second.manifest("trim").outputs[name] == output
 
 
 def test_a_refresh_reads_no_earlier_raw_file(tmp_path: Path) -> None:

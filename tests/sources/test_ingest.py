@@ -30,7 +30,7 @@ from llmcore.schema import DOCUMENT_SCHEMA, check_documents, document_id, droppe
 from llmcore.sources import collect as collecting
 from llmcore.sources import ingest as ingesting
 from llmcore.sources.collect import CollectParams, collect, flat, scan
-from llmcore.sources.formats import decode
+from llmcore.sources.encodings import decode
 from llmcore.sources.ingest import STAGE, IngestParams, ingest, sound_text
 from tests.local_files import LocalFiles, LocalRun
 

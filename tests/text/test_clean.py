@@ -36,6 +36,7 @@ def one(text: str, params: CleanParams = ANY_LENGTH) -> str:
         ("a\x00b\x1bc\u200bd\ufeff\u202e", "abcd"),
         ("one\u00a0 \u3000two\t three", "one two three"),
         ("  indented  code\n    stays", "  indented code\n    stays"),
+        ("name\tsize\t\n a\t\tb \t c\t\n\tx", "name\tsize\n a\t\tb c\n\tx"),
         ("a\r\nb\rc\u2028d", "a\nb\nc\nd"),
         ("a  \n\n\n\n\nb\n", "a\n\nb"),
         ("می\u200cخواهم", "می\u200cخواهم"),
