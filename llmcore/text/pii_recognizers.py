@@ -103,7 +103,8 @@ def recognizers() -> dict[str, tuple[Recognizer, ...]]:
             continue
         if not re.search(r"\.(?:generic|country_specific)\.", kind.__module__):
             continue
-        made = Recognizer(_offline_email() if kind is predefined_recognizers.EmailRecognizer else kind())
+        with_defaults: Any = kind  # each fills in what its base class asks for
+        made = Recognizer(_offline_email() if kind is predefined_recognizers.EmailRecognizer else with_defaults())
         for entity in made.entities:
             found[entity].append(made)
     return {entity: tuple(found[entity]) for entity in sorted(found)}
