@@ -51,7 +51,7 @@ def _standing(metrics: Mapping[str, Any], split: str) -> str:
                 f"No clear difference from {name} ({score:.3f} against {rival:.3f} bits per byte); {_advice(metrics)}."
             )
         share = f"{100 * (1 - score / rival):.0f} % less"
-        return f"Better than {name} that read the same text: {score:.3f} against {rival:.3f} bits per byte ({share})."
+        return f"Better than {name} of the same text: {score:.3f} against {rival:.3f} bits per byte ({share})."
     key, name = below[-1]
     worse = f"Worse than {name} ({score:.3f} against {float(metrics[f'{split}_{key}']):.3f} bits per byte)"
     if key == "unigram":

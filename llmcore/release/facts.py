@@ -149,7 +149,7 @@ def read_samples(samples: Any) -> list[dict[str, str]]:
 
 def read_memorisation(memorisation: Mapping[str, Any]) -> dict[str, Any]:
     """{prefix, continuation, train, held_out}, the last two as rates; {} where it was not measured."""
-    if not memorisation:
+    if not memorisation or any("rate" not in memorisation[split] for split in ("train", "held_out")):
         return {}
     rates = {split: memorisation[split]["rate"] for split in ("train", "held_out")}
     return {"prefix": memorisation["prefix"], "continuation": memorisation["continuation"], **rates}
