@@ -199,6 +199,11 @@ def train(spec: Spec) -> int:
         last = step == steps
         if held_out is not None and (last or (params.validation_every and step % params.validation_every == 0)):
             row["validation_loss"] = validation_loss(held_out, looked_at, loss_of, params, processes, log.beat)
+            if row["validation_loss"] is not None and not math.isfinite(row["validation_loss"]):
+                raise LlmcoreError(
+                    f"train.learning_rate: the validation loss is not finite after step {step}; "
+                    "lower the rate or raise train.warm_up"
+                )
         history.append(row)
         log.step(row, valid)
         if leave and not last:
