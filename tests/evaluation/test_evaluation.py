@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -20,14 +21,16 @@ from llmcore.evaluation.memorisation import CONTINUATION, PREFIX, continuation_r
 from llmcore.evaluation.samples import beginnings, write_samples
 from llmcore.model.transformer import ModelConfig, Transformer
 from llmcore.quickstart import bundled
+from tests.release_inputs import one_thread
 
 WINDOW = 96
 
 
 @pytest.fixture(scope="module")
-def model() -> Transformer:
+def model() -> Iterator[Transformer]:
     shape = ModelConfig(vocab_size=300, width=32, layers=2, heads=2, kv_heads=1, ffn_width=64, window=WINDOW)
-    return Transformer(shape, seed=3).eval()
+    with one_thread():
+        yield Transformer(shape, seed=3).eval()
 
 
 def test_a_document_that_fits_one_window_scores_as_the_model_says(model: Transformer) -> None:

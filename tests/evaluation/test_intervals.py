@@ -23,10 +23,10 @@ def addresses() -> tuple[Floats, Floats]:
 
 
 def uneven() -> tuple[Floats, Floats]:
-    """Documents of two kinds, most of them short, some very long; one kind is much harder."""
+    """Documents with sizes as on the web: a few hold most of the bytes. Percentile intervals hold the truth in 88 %."""
     rng = np.random.default_rng(0)
-    size = np.exp(rng.normal(8, 1.0, 20_000))
-    return size * (np.where(rng.random(20_000) < 0.8, 1.4, 2.0) + rng.normal(0, 0.1, 20_000)), size
+    size = np.exp(rng.normal(8, 1.5, 20_000))
+    return size * (1.2 + 1.5 / np.log(size) + rng.normal(0, 0.15, 20_000)), size
 
 
 def coverage(bits: Floats, size: Floats, documents: int, tries: int = 300) -> float:
@@ -40,7 +40,7 @@ def coverage(bits: Floats, size: Floats, documents: int, tries: int = 300) -> fl
 
 
 def test_twenty_documents_give_an_interval_of_95_per_cent(addresses: tuple[Floats, Floats]) -> None:
-    assert coverage(*addresses, documents=20) >= 0.93
+    assert coverage(*addresses, documents=20) >= 0.94
     assert coverage(*uneven(), documents=20) >= 0.92
 
 
