@@ -69,9 +69,11 @@ def fault_of(scratch: Path, code: int, params: TrainParams, key: str) -> Llmcore
         return None
     if -signal.SIGKILL in codes:
         return LlmcoreError(f"train: the trainer was killed (out of memory?); {_mend(scratch, params, key)}")
+    crash = min(codes - STOPS)
     read = filter(None, (_read(path) for path in scratch.glob("fault-*.json")))
     faults = sorted(read, key=lambda fault: (not fault["known"], fault["time"]))
-    if faults:
+    # of a process that crashed the others say only that they lost it; one that aborts may be such a one itself
+    if faults and (faults[0]["known"] or crash >= 0 or crash == -signal.SIGABRT):
         fault = faults[0]
         if fault["memory"]:
             return LlmcoreError(f"train: out of memory ({fault['line']}); {_mend(scratch, params, key)}")
@@ -79,8 +81,7 @@ def fault_of(scratch: Path, code: int, params: TrainParams, key: str) -> Llmcore
         return kind(fault["line"] if fault["line"].startswith("train") else f"train: {fault['line']}")
     if shutil.disk_usage(scratch).free < FULL_BYTES:  # no room for a fault's line either
         return NoSpaceError(f"train: no space left in {scratch}; free some and run again")
-    last = _last_words(log, params.processes > 1)
-    crash = min(codes - STOPS)
+    last = _last_words(log, params.processes > 1, crash < 0)
     if crash < 0:
         name = signal.Signals(-crash).name
         return LlmcoreError(
@@ -89,9 +90,12 @@ def fault_of(scratch: Path, code: int, params: TrainParams, key: str) -> Llmcore
     return LlmcoreError(f"train: exit code {crash}: {last}")
 
 
-def _last_words(log: str, torchrun: bool) -> str:
-    """The line that says best what happened: of several processes the first error of one, before torchrun's account."""
+def _last_words(log: str, torchrun: bool, crashed: bool) -> str:
+    """The line that says best what happened: of several processes the first error of one, before torchrun's account; of
+    one that crashed, what was said before the others lost it."""
     lines = log.splitlines()
+    if torchrun and crashed:
+        lines = log.partition("Traceback (most recent call last)")[0].rpartition("\n")[0].splitlines()
     if torchrun:
         lines = lines[: next((number for number, line in enumerate(lines) if TORCHRUNS_OWN.match(line)), len(lines))]
     said = [RANK.sub("", line).strip() for line in lines]
