@@ -265,7 +265,7 @@ class Corpus:
         exposure = import_module("llmcore.training.exposure")
         how = {"batch": 16, "seed": 1, "steps": 0, "epochs": 1.0}
         said.write_text(json.dumps(exposure.Reading.planned(plan, how).plain()))
-        return {"model": Files({**model.paths, exposure.FILE: said}), "plan": Files({"plan/train.parquet": plan})}
+        return {"model": Files({**model.paths, "reading.json": said}), "plan": Files({"plan/train.parquet": plan})}
 
     def fetch_batches(self, tokens: Files) -> None:
         """Open the plan of these tokens as the trainer does, and read a pass of it or 2,000 batches."""

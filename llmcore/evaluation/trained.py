@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from llmcore.artifacts.stage import Files
 from llmcore.errors import LlmcoreError
-from llmcore.training.exposure import FILE, Reading, token_times
+from llmcore.training.exposure import Reading, token_times
 from llmcore.training.loader import plan_digest
+from llmcore.training.spec import READING
 
 TRAIN = "plan/train.parquet"
 
@@ -23,7 +24,7 @@ class Trained:
     def __init__(self, model: Files, plan: Files) -> None:
         """LlmcoreError where the model was trained on another plan, or does not say what it read."""
         self._plan = plan.path(TRAIN)
-        reading = Reading.read(model.path(FILE))
+        reading = Reading.read(model.path(READING))
         if reading.plan != plan_digest(self._plan):
             raise LlmcoreError("evaluate: the model was trained on another plan than this one; train it on this one")
         self._windows = reading.times()

@@ -33,7 +33,7 @@ class Facts:
 
     scores: {key, name, splits: {split: {value, low, high}}}, the model first, then the baselines.
     by_source: {name, splits} of the model alone. gap: its bits per byte on trained and on validation documents.
-    benchmarks: {name, items} of those whose text is kept out. reading: what the training read of its split.
+    benchmarks: {name, count} of those whose text is kept out. reading: what the training read of its split.
     """
 
     name: str
@@ -148,9 +148,9 @@ def read_by_source(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_benchmarks(manifests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The benchmarks whose text is kept out of training, and how many items of each: {name, items}."""
+    """The benchmarks whose text is kept out of training, and how many items of each: {name, count}."""
     return [
-        {"name": metric.removeprefix("items_"), "items": count}
+        {"name": metric.removeprefix("items_"), "count": count}
         for manifest in manifests
         if manifest["role"] == "benchmarks"
         for metric, count in sorted(manifest["metrics"].items())

@@ -19,8 +19,6 @@ from llmcore.errors import LlmcoreError
 from llmcore.training.loader import order_of_epoch, plan_digest, read_columns
 from llmcore.training.params import total_steps
 
-FILE = "reading.json"  # beside a model: how it was read
-
 
 @dataclass(frozen=True)
 class Reading:

@@ -13,6 +13,9 @@ from llmcore.training.params import TrainParams
 STOPPED = 143  # the trainer's exit code after SIGTERM: the work is not done, a checkpoint holds what was
 
 
+READING = "reading.json"  # beside a model: how it was read (exposure.py)
+
+
 @dataclass(frozen=True)
 class Spec:
     """Paths are not part of what is trained; the parameters and the bytes of the plan are.

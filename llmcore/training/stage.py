@@ -13,20 +13,19 @@ from typing import Any
 
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.errors import LlmcoreError
-from llmcore.training import exposure
 from llmcore.training.faults import fault_of
 from llmcore.training.heartbeat import Pulse
 from llmcore.training.keeper import Keeper
 from llmcore.training.params import TrainParams
 from llmcore.training.process import POLL_SECONDS, Trainer
-from llmcore.training.spec import Spec
+from llmcore.training.spec import READING, Spec
 
 REPORT_SECONDS = 1.0
 STILL_SECONDS = 30.0  # without a sign of life: worth a word
 ABORT_SECONDS = 60.0  # for the copy of the last checkpoint where the training broke off
 STORE_SECONDS = 1800.0  # for a store that is away when the training is done, and has to take the model
 RESTARTS = 3  # of a trainer that ended with neither result nor fault: hung, stopped from outside, lost after adoption
-OUTPUTS = ("model.safetensors", "config.json", "generation_config.json", "history.parquet", exposure.FILE)
+OUTPUTS = ("model.safetensors", "config.json", "generation_config.json", "history.parquet", READING)
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,6 @@ from llmcore.model.device import device_of
 from llmcore.model.transformer import ModelConfig, Transformer, document_layout
 from llmcore.training import checkpoint as checkpoints
 from llmcore.training.checkpoint import Checkpoint, write_atomically
-from llmcore.training.exposure import FILE as READING
 from llmcore.training.exposure import Reading
 from llmcore.training.faults import OutOfMemoryError, write_fault
 from llmcore.training.heartbeat import Log
@@ -48,7 +47,7 @@ from llmcore.training.loader import Windows, even_draw, plan_digest, windows_of_
 from llmcore.training.marker import FOLDER
 from llmcore.training.optimizer import Optimizer
 from llmcore.training.params import TrainParams
-from llmcore.training.spec import STOPPED, Spec
+from llmcore.training.spec import READING, STOPPED, Spec
 
 UNWATCHED_SECONDS = 300.0  # without a watching parent for so long, save and leave
 SAMPLE_WINDOWS = 64  # whose tokens say whether two trainings read the same data
