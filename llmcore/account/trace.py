@@ -27,7 +27,7 @@ from llmcore.artifacts.store import Store
 from llmcore.training.exposure import Reading
 
 MOST_DOCUMENTS = 50
-PLACEHOLDER = re.compile(r"<([A-Z][A-Z_]+)>")
+PLACEHOLDER = re.compile(r"<([A-Z][A-Z0-9_]+)>")
 SPLITS = ("train", "validation", "test")
 FACTS = ("url", "lang", "split", "n_tokens")
 
