@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -105,7 +106,7 @@ def measure(stage: str, folder: Path, sizes: Sequence[int], against: Path | None
 def run(stage: str, folder: Path, shards: int, checkout: Path) -> dict[str, Any]:
     """One stage in a process that imports llmcore from a checkout; its peak with that of its children."""
     plan = folder / f"plan-{shards}"
-    if stage == "training.loader" and not plan.exists():
+    if stage in ("training.loader", "evaluation.stage") and not plan.exists():
         plan.mkdir()
         command = [sys.executable, __file__, "--folder", str(folder), "--child", "tokens.pack", str(shards), str(plan)]
         subprocess.run(command, env={**os.environ, "PYTHONPATH": f"{ROOT}"}, stdout=subprocess.DEVNULL, check=True)
@@ -228,6 +229,8 @@ class Corpus:
         else:
             inputs = {"documents": documents, "tokens": tokens, "model": model, "tokenizer": tokenizer}
             inputs |= {"signatures": self.files("signatures"), "signals": self.files("signals")}
+            if stage == "evaluation.stage" and find_spec("llmcore.training.exposure"):
+                inputs |= self.read(model)
         _, what = load(stage)
         function = what.load()
         run = Run(out, [self.manifest(step) for step in HISTORY] if stage == "release.publish" else ())
@@ -252,6 +255,17 @@ class Corpus:
                 table.write_parquet(path)
                 decided[f"{part}/{name}"] = path
         return {"documents": Files(documents), "decisions": Files(decided)}
+
+    def read(self, model: Files) -> dict[str, Files]:
+        """The model as if it had been trained one pass over the plan, and that plan."""
+        plan, said = (
+            self.folder / f"plan-{self.shards}/out/plan/train.parquet",
+            self.folder / f"reading-{self.shards}.json",
+        )
+        exposure = import_module("llmcore.training.exposure")
+        how = {"batch": 16, "seed": 1, "steps": 0, "epochs": 1.0}
+        said.write_text(json.dumps(exposure.Reading.planned(plan, how).plain()))
+        return {"model": Files({**model.paths, "reading.json": said}), "plan": Files({"plan/train.parquet": plan})}
 
     def fetch_batches(self, tokens: Files) -> None:
         """Open the plan of these tokens as the trainer does, and read a pass of it or 2,000 batches."""
@@ -409,6 +423,8 @@ class Writer:
         model = shape.Transformer(shape.ModelConfig(max(vocabulary.values()) + 1, 32, 1, 2, 1, 64, WINDOW), seed=1)
         import_module("llmcore.model.huggingface").save(model, self.folder / "model")
         corpus = Corpus(self.folder, 1)
+        if not (self.folder / "plan-1").exists():
+            corpus.global_job("tokens.pack", self.folder / "plan-1")()
         parts: Sequence[tuple[str, str, dict[str, Any]]] = (
             ("quantised", "release.quantise", {"tokens": 1000}),
             ("evaluation", "evaluation.stage", {"split_bytes": 1 << 16, "memorisation_prompts": 1, "sample_tokens": 1}),

@@ -216,6 +216,7 @@ def document_chain(root: Path, tokenizer: Tokenizer) -> Chain:
         if step == "clean":
             inputs["more"] = "ingest web"
         chain.add(step, step, inputs)
+    chain.add("benchmarks", "benchmarks", {"documents": "quality"}, {"items": 100, "items_gsm8k-100": 100})
     parts = kept.with_columns(
         split=pl.when(pl.int_range(pl.len()) < 6)
         .then(pl.lit("test"))
@@ -258,7 +259,9 @@ def evaluation(folder: Path) -> None:
         }
         for split, model in (("test", 1.55), ("validation", 1.52))
     }
-    (folder / "evaluation.json").write_text(json.dumps({"splits": splits, "gap": {"train": 1.41, "validation": 1.52}}))
+    gap = {"train": 1.41, "validation": 1.52, "difference": score(0.11)}
+    reading = {"documents": 60, "read_documents": 53, "tokens": 9000, "read_tokens": 5040, "passes": 0.56}
+    (folder / "evaluation.json").write_text(json.dumps({"splits": splits, "gap": gap, "reading": reading}))
     (folder / "samples.json").write_text(json.dumps([{"prompt": "The ", "text": f"state ``` of {HOSTILE}"}]))
     rates = {"prefix": 32, "continuation": 32, "train": {"rate": 0.01}, "held_out": {"rate": 0.002}}
     (folder / "memorisation.json").write_text(json.dumps(rates))

@@ -1,4 +1,7 @@
-"""One document through everything: every decision on it, every dataset and model that holds it, and when.
+"""One document through everything: every decision on it, every dataset and model that holds it, what was read.
+
+The last word on each model is what its training predicted of the document, and how often: to be in the train split is
+not to be read, where the steps end before the plan does.
 
 A document keeps its id and, up to the tokens, its shard's name; so it is looked for once, among what was ingested, and
 of each later artifact only the files of that name are opened, with the filter pushed down into the Parquet reader.
@@ -7,9 +10,11 @@ of each later artifact only the files of that name are opened, with the filter p
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 
@@ -19,9 +24,10 @@ from llmcore.artifacts.manifest import Manifest, manifests
 from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.shards import generation_name, generation_of, shard_order
 from llmcore.artifacts.store import Store
-from llmcore.training.loader import steps_of_windows
+from llmcore.training.exposure import Reading
 
 MOST_DOCUMENTS = 50
+PLACEHOLDER = re.compile(r"<([A-Z][A-Z0-9_]+)>")
 SPLITS = ("train", "validation", "test")
 FACTS = ("url", "lang", "split", "n_tokens")
 
@@ -58,6 +64,10 @@ class Node:
     def role(self) -> str:
         return self.manifest.role
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return place_of(self.manifest)
+
     def find(self, name: str, wanted: pl.Expr, columns: Sequence[str]) -> pl.DataFrame:
         """The rows of one file that fit, and those of the columns that it has."""
         table = pl.scan_parquet(self.files.path(name))
@@ -65,10 +75,17 @@ class Node:
         return table.filter(wanted).select([column for column in columns if column in known]).collect()
 
 
-def trace(store: Store, url: str = "", doc: str = "", text: str = "") -> Iterator[Decision]:
-    """Follow the documents with this URL, this id, or these words in their text.
+def place_of(manifest: Manifest) -> tuple[str, str, str]:
+    """What an artifact is known by in a store."""
+    return manifest.stage, manifest.key, manifest.seal
 
-    Looks behind every ref of the store (behind every artifact where there is no ref yet), in the order of the chain.
+
+def trace(store: Store, url: str = "", doc: str = "", text: str = "") -> Iterator[Decision]:
+    """Follow the documents with this address, this id, or these words in their text.
+
+    url: an address, a file's name within its source, or where the file lies (a path, or s3://…).
+    Looks behind every ref of the store (behind every artifact where there is no ref yet), in the order of the chain;
+    then says which refs hold the document, and at last what each model's training read of it.
     """
     tops, names = _tops(store)
     nodes = [Node(manifest, StoreFiles(store, manifest.outputs)) for manifest in manifests_behind(store, tops)]
@@ -76,14 +93,18 @@ def trace(store: Store, url: str = "", doc: str = "", text: str = "") -> Iterato
         for node in nodes:
             yield from _fetches(node, url) if node.role == "fetch" else ()
     for document, shards in _documents(nodes, url, doc, text).items():
-        for node in nodes:
-            yield from _decisions(node, document, sorted(shards, key=shard_order), nodes)
+        found = {node.place: list(_decisions(node, document, sorted(shards, key=shard_order), nodes)) for node in nodes}
+        yield from (decision for decisions in found.values() for decision in decisions)
         for name, top in names:
             split = _split_of(store, top, document)
             if split:
                 held_out = "" if split == "train" else f", held out ({split})"
                 detail = f"ref {name} → {top.stage}/{top.key[:12]}{held_out}"
                 yield Decision(document, name, "named", detail)
+        for node in nodes:
+            if node.role == "model":
+                behind = [place_of(manifest) for manifest in manifests_behind(store, [node.manifest])]
+                yield _read(node, document, nodes, [decision for place in behind for decision in found.get(place, ())])
 
 
 def _tops(store: Store) -> tuple[list[Manifest], list[tuple[str, Manifest]]]:
@@ -106,40 +127,73 @@ def _documents(nodes: Sequence[Node], url: str, doc: str, text: str) -> dict[str
     Words are also looked for behind extract: HTML spells many otherwise than the text it holds.
     """
     found: dict[str, set[str]] = {}
-    if doc:
-        wanted = in_dropped = pl.col("id") == doc
-    elif url:
-        wanted = pl.col("url") == url
-        in_dropped = pl.col("detail").str.contains(json.dumps(url)[1:-1], literal=True)
-    else:
-        wanted, in_dropped = pl.col("text").str.contains(text, literal=True), pl.lit(False)
-    for node in nodes:
-        if node.role != "ingest" and not (text and node.role == "extract"):
-            continue
-        for folder, expression in (("kept", wanted), ("dropped", in_dropped)):
-            if folder == "dropped" and text:
-                continue
-            for name in node.files.names(f"{folder}/"):
-                if len(found) >= MOST_DOCUMENTS:
-                    return found
-                for id in node.find(name, expression, ("id",))["id"]:
-                    found.setdefault(id, set()).add(PurePosixPath(name).name)
+    searched = [node for node in nodes if node.role == "ingest" or (text and node.role == "extract")]
+    for names in _names_meant(searched, nodes, url) if url else [{}]:
+        for node in searched:
+            wanted, in_dropped = _wanted(names.get(node.place, ()), doc, text)
+            for folder, expression in (("kept", wanted), ("dropped", in_dropped)):
+                if expression is None:
+                    continue
+                for name in node.files.names(f"{folder}/"):
+                    if len(found) >= MOST_DOCUMENTS:
+                        return found
+                    for id in node.find(name, expression, ("id",))["id"]:
+                        found.setdefault(id, set()).add(PurePosixPath(name).name)
+        if found:
+            break
     return dict(list(found.items())[:MOST_DOCUMENTS])
+
+
+def _wanted(urls: Sequence[str], doc: str, text: str) -> tuple[pl.Expr, pl.Expr | None]:
+    """What to look for among kept and among dropped documents."""
+    if doc:
+        return pl.col("id") == doc, pl.col("id") == doc
+    if text:
+        return pl.col("text").str.contains(text, literal=True), None
+    said = [pl.col("detail").str.contains(json.dumps(url), literal=True) for url in urls]
+    return pl.col("url").is_in(list(urls)), pl.any_horizontal(pl.lit(False), *said)
+
+
+def _names_meant(
+    searched: Sequence[Node], nodes: Sequence[Node], url: str
+) -> Iterator[Mapping[tuple[str, str, str], Sequence[str]]]:
+    """The addresses that documents of each ingested source may have if they are what is asked for; the surest first.
+
+    An address or a name within a source is taken as it is; a path below a folder that a source was collected from means
+    the file of that source and of no other. Of a source whose folder is not known (an old record), the longest end of
+    the path that is a name in it counts.
+    """
+    place = url if "://" in url else str(Path(url).expanduser().resolve())
+    yield {
+        node.place: [url, *(place.removeprefix(folder) for folder in _folders(node, nodes) if place.startswith(folder))]
+        for node in searched
+    }
+    unknown = [node for node in searched if not any(_folders(node, nodes))]
+    parts = PurePosixPath(place).parts[1:] if unknown and "://" not in url else ()
+    for first in range(len(parts)):
+        yield {node.place: ["/".join(parts[first:])] for node in unknown}
+
+
+def _folders(node: Node, nodes: Sequence[Node]) -> Iterator[str]:
+    """Where the files of an ingested source lay when they were collected, each folder with its last slash."""
+    behind = {edge["key"] for edges in node.manifest.inputs.values() for edge in edges}
+    for other in nodes:
+        if other.manifest.key in behind:
+            yield from other.manifest.run.get("folders", ())
 
 
 def _decisions(node: Node, document: str, shards: Sequence[str], nodes: Sequence[Node]) -> Iterator[Decision]:
     if node.role == "versions":
         yield from _versions(node, document)
     elif node.role == "plan":
-        for split, windows in _planned(node, document):
-            yield Decision(document, node.step, split, f"{len(windows)} pieces in windows {_ranges(windows)}")
-    elif node.role == "model":
-        yield from _trained(node, document, nodes)
-    else:
-        yield from _of_shards(node, document, shards)
+        for split, pieces in _planned(node, document):
+            numbers = pieces["window"].to_list()
+            yield Decision(document, node.step, split, f"{len(numbers)} pieces in windows {_ranges(numbers)}")
+    elif node.role != "model":
+        yield from _of_shards(node, document, shards, nodes)
 
 
-def _of_shards(node: Node, document: str, shards: Sequence[str]) -> Iterator[Decision]:
+def _of_shards(node: Node, document: str, shards: Sequence[str], nodes: Sequence[Node]) -> Iterator[Decision]:
     mine = pl.col("id") == document
     for shard in shards:
         for folder in ("kept", "dropped", *SPLITS):
@@ -153,6 +207,8 @@ def _of_shards(node: Node, document: str, shards: Sequence[str]) -> Iterator[Dec
                     "dropped": (f"dropped: {row.get('reason')}", row.get("detail") or ""),
                 }.get(folder, (folder, f"{shard}, {row.get('n_tokens')} tokens"))
                 detail = _with_url(detail, node) if folder == "dropped" else detail
+                if folder == "kept" and node.role == "pii":
+                    detail = f"{detail}, {_masked(node, document, name, nodes)}"
                 yield Decision(document, node.step, outcome, detail, _generation(shard))
 
 
@@ -171,22 +227,64 @@ def _versions(node: Node, document: str) -> Iterator[Decision]:
             yield Decision(document, node.step, outcome, row["detail"], _generation(name))
 
 
-def _planned(node: Node, document: str) -> Iterator[tuple[str, list[int]]]:
-    """(split, windows) of a document; it is in one split at most."""
+def _masked(node: Node, document: str, name: str, nodes: Sequence[Node]) -> str:
+    """What was masked in a document, by kind: its text beside that which came in."""
+    mine = pl.col("id") == document
+    came = {edge["key"] for edge in node.manifest.inputs.get("documents", ())}
+    after = node.find(name, mine, ("text",))["text"]
+    before = [
+        text
+        for other in nodes
+        if other.manifest.key in came and name in other.manifest.outputs
+        for text in other.find(name, mine, ("text",))["text"]
+    ]
+    if not before:
+        return "what was masked cannot be told: the text that came in is not in the store"
+    kinds = Counter(PLACEHOLDER.findall(after[0])) - Counter(PLACEHOLDER.findall(before[0]))
+    if not kinds:
+        return "nothing masked" if before[0] == after[0] else "its text was changed"
+    return "masked: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+
+
+def _planned(node: Node, document: str) -> Iterator[tuple[str, pl.DataFrame]]:
+    """(split, pieces: window, length) of a document; it is in one split at most."""
     for name in node.files.names("plan/"):
-        pieces = node.find(name, pl.col("id") == document, ("window",))
+        pieces = node.find(name, pl.col("id") == document, ("window", "length"))
         if pieces.height:
-            yield PurePosixPath(name).stem, pieces["window"].to_list()
+            yield PurePosixPath(name).stem, pieces
             return
 
 
-def _trained(node: Node, document: str, nodes: Sequence[Node]) -> Iterator[Decision]:
-    behind = {item["key"] for item in node.manifest.inputs["plan"]}
+def _read(node: Node, document: str, nodes: Sequence[Node], decisions: Sequence[Decision]) -> Decision:
+    """What a training predicted of the document; decisions: those of what lies behind the model."""
+    behind = {edge["key"] for edge in node.manifest.inputs["plan"]}
     plan = next(other for other in nodes if other.manifest.key in behind)
-    for split, windows in _planned(plan, document):
-        if split == "train":
-            steps = steps_of_windows(node.manifest.identity["params"], plan.files, windows)
-            yield Decision(document, node.step, "trained on", f"at steps {_ranges(steps)}")
+    split, pieces = next(_planned(plan, document), ("", pl.DataFrame(schema={"window": pl.Int64, "length": pl.Int64})))
+    if split == "train":
+        reading = Reading.planned(plan.files.path("plan/train.parquet"), node.manifest.identity["params"])
+        times = reading.times()[pieces["window"].to_numpy()]
+        if times.any():
+            steps = _ranges(reading.steps_of(pieces["window"].to_list()))
+            lengths = pieces["length"].to_numpy()
+            share = lengths[times > 0].sum() / lengths.sum()
+            part = "all" if share == 1 else f"{100 * share:.0f} %"
+            often = _often(int(times[times > 0].min()), int(times.max()))
+            detail = f"at steps {steps}: {part} of its {lengths.sum()} tokens, {often}"
+            return Decision(document, node.step, "trained on", detail)
+        passes = reading.steps * reading.batch / reading.windows
+        why = f"it is in the train split, but {passes:.2g} passes over the windows did not reach its own"
+    elif split:
+        why = f"it is held out ({split})"
+    else:
+        lost = [decision for decision in decisions if decision.outcome.startswith("dropped")]
+        why = f"{lost[-1].step} {lost[-1].outcome}" if lost else "it is not in the plan"
+    return Decision(document, node.step, "not trained on", f"no step saw it: {why}")
+
+
+def _often(least: int, most: int) -> str:
+    if least != most:
+        return f"{least} to {most} times"
+    return {1: "once", 2: "twice"}.get(most, f"{most} times")
 
 
 def _with_url(detail: str, node: Node) -> str:

@@ -27,6 +27,7 @@ OLD_ROLES = {
     "collect": "fetch",
     "ingest": "ingest",
     "extract": "extract",
+    "benchmarks": "benchmarks",
     "split": "split",
     "tokenizer": "tokenizer",
     "tokenise": "tokens",

@@ -10,6 +10,7 @@ import platform
 import re
 import socket
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -157,8 +158,19 @@ def _git_commit() -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def run_record(started: datetime, flow_run: str | None) -> dict[str, Any]:
+MOST_FOLDERS = 16  # that a run's record names
+
+
+def folders_of_paths(paths: Mapping[str, str]) -> list[str]:
+    """The folders below which files lay under their names (name -> path, or s3://…), each with its last slash."""
+    return sorted({place[: -len(name)] for name, place in paths.items() if place.endswith(f"/{name}")})[:MOST_FOLDERS]
+
+
+def run_record(started: datetime, flow_run: str | None, outside: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What is true of this run alone. outside: of its step; `trace` finds files by the folders of its `paths`."""
+    folders = folders_of_paths((outside or {}).get("paths", {}))
     return {
+        **({"folders": folders} if folders else {}),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 3),
         "host": socket.gethostname(),

@@ -197,7 +197,7 @@ def _run_global(
         made = store.each(paths, lambda path: _put_file(store, path))
         outputs = run.carried | {str(path.relative_to(out)): output for path, output in zip(paths, made, strict=True)}
         lease.check()
-        ref = commit(store, recipe, outputs, metrics, run_record(started, flow_run), force)
+        ref = commit(store, recipe, outputs, metrics, run_record(started, flow_run, recipe.step.outside), force)
         if leases.settled(store, leases.COLLECTION) != before:
             # a collection may have looked at a blob before, and deleted it after it was written again
             store.each(paths, lambda path: store.put_blob(path, suffix_of(path.name)))

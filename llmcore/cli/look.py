@@ -109,7 +109,9 @@ def verify(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = F
 
 @commands.command()
 def trace(
-    url: Annotated[str | None, typer.Option(help="of a fetched, forbidden or dropped document")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="of a fetched, forbidden or dropped document; or a file's path or name")
+    ] = None,
     doc: Annotated[str | None, typer.Option(help="document id")] = None,
     text: Annotated[str | None, typer.Option(help="words that stand in the document")] = None,
     store: StoreOption = DEFAULT_STORE,

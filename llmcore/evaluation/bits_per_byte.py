@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 from llmcore.model.transformer import Transformer
 
 BATCH_TOKENS = 8192
-RESAMPLES = 1000
+
+
+def document_nats(model: Transformer, documents: Sequence[NDArray[Any]], beginning: int) -> NDArray[np.float64]:
+    """Nats of each document's tokens (integers [n]; the last one, the end of text, is not scored)."""
+    return np.array([nats.sum(dtype=np.float64) for nats in token_nats(model, documents, beginning)], dtype=np.float64)
 
 
 @torch.inference_mode()
-def document_nats(model: Transformer, documents: Sequence[NDArray[Any]], beginning: int) -> NDArray[np.float64]:
-    """Nats of each document's tokens (integers [n]; the last one, the end of text, is not scored)."""
+def token_nats(model: Transformer, documents: Sequence[NDArray[Any]], beginning: int) -> list[NDArray[np.float32]]:
+    """Nats of each token of each document (integers [n]) but its last, the end of text: [n - 1] each."""
     window = model.config.window
     jobs: list[tuple[int, int, int]] = []  # document, where the window starts, first target that counts
     for number, tokens in enumerate(documents):
@@ -32,7 +36,7 @@ def document_nats(model: Transformer, documents: Sequence[NDArray[Any]], beginni
             jobs.append((number, start, done))
             done = min(length, start + window)
             start = max(0, done - window // 2)
-    nats = np.zeros(len(documents))
+    nats = [np.zeros(max(0, len(tokens) - 1), dtype=np.float32) for tokens in documents]
     size = max(1, BATCH_TOKENS // window)
     for at in range(0, len(jobs), size):
         batch = jobs[at : at + size]
@@ -50,19 +54,10 @@ def document_nats(model: Transformer, documents: Sequence[NDArray[Any]], beginni
         losses = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten().to(model.device), ignore_index=-100, reduction="none"
         ).view(len(batch), window)
-        for (number, _, _), loss in zip(batch, losses.double().sum(dim=1).tolist(), strict=True):
-            nats[number] += loss
+        for (number, start, done), found in zip(batch, losses.cpu().numpy(), strict=True):
+            end = min(len(documents[number]) - 1, start + window)
+            nats[number][done:end] = found[done - start : end - start]
     return nats
-
-
-def with_interval(bits: NDArray[np.float64], size: NDArray[np.float64], seed: int) -> dict[str, float]:
-    """Sum of bits over sum of bytes, with the 95 % bootstrap interval over documents: value, low, high."""
-    value = float(bits.sum() / size.sum())
-    source = np.random.Generator(np.random.Philox(seed))
-    draws = (source.integers(0, len(bits), len(bits)) for _ in range(RESAMPLES))
-    means = np.array([bits[draw].sum() / size[draw].sum() for draw in draws])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"value": round(value, 6), "low": round(float(low), 6), "high": round(float(high), 6)}
 
 
 def perplexity(nats: float, tokens: int) -> float:

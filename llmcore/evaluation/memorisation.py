@@ -1,12 +1,13 @@
 """Verbatim memorisation: how often greedy decoding goes on from a document's first words exactly as the document does.
 
 Method: Carlini et al. 2023, "Quantifying Memorization Across Neural Language Models": prefixes of PREFIX tokens, an
-exact match of the next CONTINUATION tokens, on trained and on held-out documents.
+exact match of the next CONTINUATION tokens, on trained and on held-out documents. Trained means predicted: places that
+no step reached are none, and those predicted more often are told apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,37 +17,74 @@ from numpy.typing import NDArray
 from llmcore.model.transformer import Transformer
 
 PREFIX = CONTINUATION = 32
+SPAN = PREFIX + CONTINUATION
+Place = tuple[int, int, int]  # document, token where the prefix begins, how often the least read of its tokens was
 
 
 def continuation_rate(
-    model: Transformer, documents: Sequence[NDArray[Any]], beginning: int, most: int, seed: int
-) -> dict[str, float | int]:
-    """Over at most `most` places drawn from the documents: rate of exact matches with its 95 % Wilson interval, and the
-    mean number of tokens that agree before the first difference."""
-    rng = np.random.Generator(np.random.Philox(seed))
-    long_enough = [tokens for tokens in documents if len(tokens) > PREFIX + CONTINUATION]
-    if not long_enough:
-        return {"prompts": 0, "exact": 0, "rate": 0.0, "low": 0.0, "high": 1.0, "mean_agreeing_tokens": 0.0}
+    model: Transformer,
+    documents: Sequence[NDArray[Any]],
+    beginning: int,
+    most: int,
+    seed: int,
+    times: Sequence[NDArray[np.int64]] | None = None,
+) -> dict[str, Any]:
+    """Over at most `most` places drawn evenly from the documents (integers [n], the last one the end of text): rate of
+    exact matches with its 95 % Wilson interval, and the mean number of tokens that agree before the first difference.
+
+    times: how often each token was predicted in training, [n] each; places with a token that never was do not count,
+    and `by_times` tells the rate by how often. None: nothing was. Without any place there is neither rate nor interval.
+    """
+    places = list(_drawn(documents, times, most, seed))
+    if not places:
+        return {"prompts": 0, "exact": 0}
     prompts, truths = [], []
-    for _ in range(most):
-        tokens = long_enough[int(rng.integers(len(long_enough)))]
-        at = int(rng.integers(len(tokens) - PREFIX - CONTINUATION))
+    for number, at, _ in places:
+        tokens = documents[number]
         before = beginning if at == 0 else int(tokens[at - 1])
         prompts.append([before, *tokens[at : at + PREFIX].tolist()])
         truths.append(tokens[at + PREFIX : at + PREFIX + CONTINUATION].tolist())
     written = greedy(model, torch.tensor(prompts, device=model.device), CONTINUATION).cpu()
     same = written == torch.tensor(truths)
-    exact = int(same.all(dim=1).sum())
     agreeing = float(same.long().cumprod(dim=1).sum(dim=1).double().mean())
-    low, high = _wilson(exact, most)
-    return {
-        "prompts": most,
-        "exact": exact,
-        "rate": round(exact / most, 6),
-        "low": low,
-        "high": high,
-        "mean_agreeing_tokens": round(agreeing, 4),
-    }
+    exact = same.all(dim=1).numpy()
+    found = _rate(exact) | {"mean_agreeing_tokens": round(agreeing, 4)}
+    if times is not None:
+        often = np.array([count for _, _, count in places])
+        found["mean_times"] = round(float(often.mean()), 4)
+        found["by_times"] = {str(count): _rate(exact[often == count]) for count in np.unique(often).tolist()}
+    return found
+
+
+def _rate(exact: NDArray[np.bool_]) -> dict[str, Any]:
+    low, high = _wilson(int(exact.sum()), len(exact))
+    rate = round(float(exact.mean()), 6)
+    return {"prompts": len(exact), "exact": int(exact.sum()), "rate": rate, "low": low, "high": high}
+
+
+def _drawn(
+    documents: Sequence[NDArray[Any]], times: Sequence[NDArray[np.int64]] | None, most: int, seed: int
+) -> Iterator[Place]:
+    """At most `most` of the places, none twice, in the order of the text."""
+    counts = np.array([len(_read(number, documents, times)) for number in range(len(documents))], dtype=np.int64)
+    ends = np.cumsum(counts)
+    total = int(counts.sum())
+    source = np.random.Generator(np.random.Philox(seed))
+    for place in np.sort(source.choice(total, min(most, total), replace=False)) if total else ():
+        number = int(np.searchsorted(ends, place, side="right"))
+        at = int(_read(number, documents, times)[place - (ends[number] - counts[number])])
+        yield number, at, 0 if times is None else int(times[number][at : at + SPAN].min())
+
+
+def _read(
+    number: int, documents: Sequence[NDArray[Any]], times: Sequence[NDArray[np.int64]] | None
+) -> NDArray[np.int64]:
+    """Places of a document from which SPAN tokens (not the end of text) were predicted; without times, all of them."""
+    places = np.arange(max(0, len(documents[number]) - SPAN))
+    if times is None:
+        return places
+    unread = np.cumsum(np.r_[0, times[number] == 0])
+    return places[unread[places + SPAN] == unread[places]]
 
 
 @torch.inference_mode()

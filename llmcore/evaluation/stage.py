@@ -2,9 +2,15 @@
 
 evaluation.json: {"splits": {"test" | "validation": {"documents", "bytes", "tokens", "perplexity",
     "model": {value, low, high}, "baselines": {"uniform" | "unigram" | "ngram_5" | "ngram_7" | "xz" | "xz_after_train":
-    {value}}, "sources": {source: {value, low, high}}}}, "gap": {"train", "validation"}}; all values bits per byte.
-documents.parquet: id, source, split, bytes, tokens, nats. samples.json: [{prompt, text}].
-memorisation.json: {"prefix", "continuation", "train", "held_out": {prompts, exact, rate, low, high, …}}.
+    {value, low, high, "difference": {value, low, high}}}, "sources": {source: {value, low, high, documents}}}},
+    "gap": {"train", "validation", "documents": {split: number}, "difference": {value, low, high}},
+    "reading": {"documents", "read_documents", "tokens", "read_tokens", "passes"}}; values in bits per byte.
+    "difference" is the model minus the baseline, paired by document; of the gap, validation minus train. low and high
+    are missing where too few documents tell how they differ; xz and uniform have none.
+documents.parquet: id, source, split, bytes, tokens, nats, times; of trained documents the tokens that were predicted.
+samples.json: [{prompt, text}].
+memorisation.json: {"prefix", "continuation", "train", "held_out": {prompts, exact, rate, low, high,
+    mean_agreeing_tokens}}; "train" also has mean_times and by_times: {how often predicted: {prompts, exact, rate, …}}.
 """
 
 from __future__ import annotations
@@ -14,7 +20,6 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -27,9 +32,6 @@ from llmcore.errors import LlmcoreError
 from llmcore.selection.versions import left
 from llmcore.tokens.draw import first_within
 
-LN2 = float(np.log(2))
-ORDERS = {"unigram": 1, "ngram_5": 5, "ngram_7": 7}
-PROMPT_WORDS = 6
 HELD_OUT = ("test", "validation")
 SPLITS = (*HELD_OUT, "train")
 DRAWN = pl.Schema(
@@ -42,12 +44,12 @@ DRAWN = pl.Schema(
         "text": pl.String(),
     }
 )
-XZ_TOGETHER = 8 << 20  # bytes of text up to which two compressions run side by side; one takes up to 700 MB
+BASELINES_TOLD = ("ngram_5", "ngram_7")  # whose distance from the model is among the metrics
 
 
 class EvaluateParams(Params):
     prompts: tuple[str, ...] = Field(
-        (), description="what the samples start from; none: the first words of three held-out documents"
+        (), description="what the samples start from; none: first words of held-out documents of different sources"
     )
     sample_tokens: int = Field(100, ge=1, le=2000, description="tokens in one sample at most")
     temperature: float = Field(0.8, gt=0, description="of the samples")
@@ -55,8 +57,12 @@ class EvaluateParams(Params):
     split_bytes: int = Field(
         32 << 20, ge=1 << 16, description="most text of a split that is scored, or that baselines learn from"
     )
-    train_documents: int = Field(12, ge=0, description="trained documents scored for the train/validation gap")
-    memorisation_prompts: int = Field(64, ge=1, description="places in trained, and in held-out, text to go on from")
+    train_documents: int = Field(
+        12, ge=0, description="trained documents scored for the train/validation gap, of each what was read"
+    )
+    memorisation_prompts: int = Field(
+        64, ge=1, description="places in text that was read in training, and in held-out text, to go on from"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="that scores and writes; auto: what execution.device says; the key holds cpu or cuda"
     )
@@ -67,16 +73,17 @@ class EvaluateParams(Params):
 def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> dict[str, Any]:
     """Score, compare, probe and sample; writes the files that the module names.
 
-    Roles: model, tokenizer, tokens (train/, validation/, test/), documents (kept/ with text and split), and versions
-    (dropped/, the documents that no longer stand; none without it).
-    Raises LlmcoreError if there is neither a test nor a validation document.
+    Roles: model, tokenizer, plan (that the model was trained on), tokens (train/, validation/, test/), documents (kept/
+    with text and split), and versions (dropped/, the documents that no longer stand; none without it).
+    Raises LlmcoreError if there is neither a test nor a validation document, or the plan is another than the model's.
     """
     import torch
 
-    from llmcore.evaluation import memorisation, samples
+    from llmcore.evaluation import memorisation, samples, scores
+    from llmcore.evaluation.trained import Trained
     from llmcore.model.device import device_of
     from llmcore.model.huggingface import load
-    from llmcore.tokens.tokenizer import end_of_text, load_tokenizer
+    from llmcore.tokens.tokenizer import bytes_per_token, end_of_text, load_tokenizer
 
     torch.set_num_threads(params.threads)
     with working_folder() as folder:
@@ -89,36 +96,44 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
     if not (drawn["validation"].height or drawn["test"].height):
         raise LlmcoreError("evaluate: no document is held out; raise split.validation or split.test, or add text")
 
+    trained = Trained(inputs["model"], inputs["plan"])
+    times = trained.times(drawn["train"]["id"].to_list(), drawn["train"]["n_tokens"].to_list())
     scored = []
-    for step, split in enumerate(SPLITS):
+    for step, split in enumerate(HELD_OUT):
         run.progress(step, 6, f"scoring {split}")
-        table = drawn[split].head(params.train_documents if split == "train" else drawn[split].height)
-        scored.append(_score(model, table, split, beginning))
+        scored.append(scores.score_held_out(model, drawn[split], split, beginning))
+    run.progress(2, 6, "scoring train")
+    read = [number for number, often in enumerate(times) if often[:-1].any()][: params.train_documents]
+    sizes = bytes_per_token(inputs["tokenizer"].path("tokenizer.json"))
+    mine = [times[number] for number in read]
+    scored.append(scores.score_trained(model, drawn["train"][read], mine, sizes, beginning))
     documents = pl.concat(scored)
     documents.write_parquet(run.out / "documents.parquet", compression="zstd")
     check_written(run.out / "documents.parquet", lambda path: pl.read_parquet(path).equals(documents))
 
     run.progress(3, 6, "baselines")
-    report = {"splits": _splits(documents, drawn, params.seed), "gap": _gap(documents)}
+    held_out = {split: drawn[split]["text"].to_list() for split in HELD_OUT}
+    report = {
+        "splits": scores.compare(documents, drawn["train"]["text"].to_list(), held_out, params.seed),
+        "gap": scores.gap(documents, params.seed),
+        "reading": trained.summary(),
+    }
     _write(run, "evaluation.json", report)
     run.progress(4, 6, "memorisation")
     rates: dict[str, Any] = {"prefix": memorisation.PREFIX, "continuation": memorisation.CONTINUATION}
-    for name, splits in (("train", ("train",)), ("held_out", ("validation", "test"))):
+    for name, splits, often in (("train", ("train",), times), ("held_out", ("validation", "test"), None)):
         pieces = [tokens.to_numpy() for split in splits for tokens in drawn[split]["tokens"]]
-        rates[name] = memorisation.continuation_rate(model, pieces, beginning, params.memorisation_prompts, params.seed)
+        rates[name] = memorisation.continuation_rate(
+            model, pieces, beginning, params.memorisation_prompts, params.seed, often
+        )
     _write(run, "memorisation.json", rates)
     run.progress(5, 6, "samples")
-    prompts = params.prompts or _beginnings(drawn)
+    prompts = params.prompts or samples.beginnings(pl.concat([drawn[split] for split in HELD_OUT]))
     written = samples.write_samples(
         model, tokenizer, prompts, beginning, params.sample_tokens, params.temperature, params.top_k, params.seed
     )
     _write(run, "samples.json", written)
     return _headline(report, rates)
-
-
-def _beginnings(drawn: Mapping[str, pl.DataFrame]) -> list[str]:
-    texts = pl.concat([drawn[split]["text"] for split in HELD_OUT]).head(3)
-    return [" ".join(text.split(maxsplit=PROMPT_WORDS)[:PROMPT_WORDS]) for text in texts]
 
 
 def _draw(documents: Files, tokens: Files, split: str, most: int, gone: pl.DataFrame) -> pl.DataFrame:
@@ -147,76 +162,28 @@ def _draw(documents: Files, tokens: Files, split: str, most: int, gone: pl.DataF
     return pl.concat(parts).sort("id")
 
 
-def _score(model: Any, tokens: pl.DataFrame, split: str, beginning: int) -> pl.DataFrame:
-    from llmcore.evaluation.bits_per_byte import document_nats
-
-    nats = document_nats(model, [piece.to_numpy() for piece in tokens["tokens"]], beginning)
-    return tokens.select(
-        "id",
-        "source",
-        split=pl.lit(split),
-        bytes=pl.col("n_bytes"),
-        tokens=pl.col("n_tokens") - 1,
-        nats=pl.Series(nats, dtype=pl.Float64).round(6),
-    )
-
-
-def _splits(documents: pl.DataFrame, texts: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:
-    from llmcore.evaluation.baselines import ngram_bits, xz_sizes
-    from llmcore.evaluation.bits_per_byte import perplexity, with_interval
-
-    held_out = {split: [text.encode() for text in texts[split]["text"]] for split in HELD_OUT if texts[split].height}
-    trained = [text.encode() for text in texts["train"]["text"]]
-    sizes = xz_sizes(trained, held_out, 2 if sum(map(len, trained)) <= XZ_TOGETHER else 1)
-    every = [text for held in held_out.values() for text in held]
-    rows_of = np.split(ngram_bits(trained, every, max(ORDERS.values())), np.cumsum([*map(len, held_out.values())])[:-1])
-    bits = dict(zip(held_out, rows_of, strict=True))
-    found = {}
-    for split, held in held_out.items():
-        rows = documents.filter(pl.col("split") == split)
-        size = np.array([len(text) for text in held], dtype=np.float64)
-        baselines: dict[str, Any] = {"uniform": {"value": 8.0}}
-        for name, order in ORDERS.items():
-            baselines[name] = with_interval(bits[split][:, order - 1], size, seed)
-        length = sum(map(len, held)) + len(held) - 1
-        alone, on_top = sizes[split]
-        baselines["xz"] = {"value": round(8 * alone / length, 6)}
-        baselines["xz_after_train"] = {"value": round(8 * on_top / length, 6)}
-        found[split] = {
-            "documents": rows.height,
-            "bytes": int(rows["bytes"].sum()),
-            "tokens": int(rows["tokens"].sum()),
-            "perplexity": perplexity(float(rows["nats"].sum()), int(rows["tokens"].sum())),
-            "model": with_interval(rows["nats"].to_numpy() / LN2, rows["bytes"].to_numpy().astype(np.float64), seed),
-            "baselines": baselines,
-            "sources": {
-                source: with_interval(part["nats"].to_numpy() / LN2, part["bytes"].to_numpy().astype(np.float64), seed)
-                for (source,), part in sorted(rows.partition_by("source", as_dict=True).items())
-            },
-        }
-    return found
-
-
-def _gap(documents: pl.DataFrame) -> dict[str, float]:
-    """Bits per byte on trained and on validation documents; far apart, the model has overfitted."""
-    return {
-        split: round(float(part["nats"].sum()) / LN2 / int(part["bytes"].sum()), 6)
-        for split in ("train", "validation")
-        if (part := documents.filter(pl.col("split") == split)).height
-    }
-
-
 def _headline(report: Mapping[str, Any], rates: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that `verdict` speaks of, and a table shows."""
     numbers: dict[str, Any] = {}
     for split, facts in report["splits"].items():
         numbers[f"{split}_bits_per_byte"] = facts["model"]["value"]
         numbers[f"{split}_perplexity"] = facts["perplexity"]
+        numbers[f"{split}_documents"] = facts["documents"]
         for name, score in facts["baselines"].items():
             numbers[f"{split}_{name}"] = score["value"]
+        for name in BASELINES_TOLD:
+            numbers |= _flat(f"{split}_minus_{name}", facts["baselines"][name]["difference"])
+    numbers |= _flat("gap", report["gap"].get("difference", {}))
+    numbers["passes"] = report["reading"]["passes"]
+    numbers["unread_documents"] = report["reading"]["documents"] - report["reading"]["read_documents"]
     return numbers | {
-        "memorised_train": rates["train"]["rate"],
-        "memorised_held_out": rates["held_out"]["rate"],
+        f"memorised_{name}": rates[name]["rate"] for name in ("train", "held_out") if "rate" in rates[name]
     }
+
+
+def _flat(name: str, score: Mapping[str, float]) -> dict[str, float]:
+    """{name: value, name_low, name_high}, as far as they are there."""
+    return {name if end == "value" else f"{name}_{end}": number for end, number in score.items()}
 
 
 def _write(run: Run, name: str, data: Any) -> None:
@@ -224,5 +191,5 @@ def _write(run: Run, name: str, data: Any) -> None:
 
 
 STAGE = Stage(
-    "evaluate", version=2, role="evaluation", params=EvaluateParams, function="llmcore.evaluation.stage:evaluate"
+    "evaluate", version=3, role="evaluation", params=EvaluateParams, function="llmcore.evaluation.stage:evaluate"
 )

@@ -205,10 +205,9 @@ def add_base_model(
     if resume is not None:
         read["resume"] = chain.add(checkpoint.STAGE, resume)
     model = chain.add(train.STAGE, config.train, read)
-    tested = {"model": model, "tokenizer": tokens.tokenizer, "tokens": tokens.tokens}
-    evaluation = chain.add(
-        evaluate.STAGE, config.evaluate, {**tested, "documents": parts.split, "versions": _left(parts)}
-    )
+    tested: dict[str, From | str] = {"model": model, "tokenizer": tokens.tokenizer, "tokens": tokens.tokens}
+    tested |= {"plan": From((tokens.plan,), "plan/"), "documents": parts.split, "versions": _left(parts)}
+    evaluation = chain.add(evaluate.STAGE, config.evaluate, tested)
     return BaseModel(model, evaluation)
 
 

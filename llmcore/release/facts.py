@@ -33,6 +33,7 @@ class Facts:
 
     scores: {key, name, splits: {split: {value, low, high}}}, the model first, then the baselines.
     by_source: {name, splits} of the model alone. gap: its bits per byte on trained and on validation documents.
+    benchmarks: {name, count} of those whose text is kept out. reading: what the training read of its split.
     """
 
     name: str
@@ -43,7 +44,9 @@ class Facts:
     history: pl.DataFrame
     scores: Sequence[Mapping[str, Any]]
     by_source: Sequence[Mapping[str, Any]]
-    gap: Mapping[str, float]
+    gap: Mapping[str, Any]
+    benchmarks: Sequence[Mapping[str, Any]]
+    reading: Mapping[str, Any]
     samples: Sequence[Mapping[str, str]]
     memorisation: Mapping[str, Any]
     quantisation: Mapping[str, Any]
@@ -111,6 +114,8 @@ def gather_facts(
         scores=read_scores(evaluation),
         by_source=read_by_source(evaluation),
         gap=evaluation.get("gap", {}),
+        benchmarks=read_benchmarks(manifests),
+        reading=evaluation.get("reading", {}),
         samples=read_samples(read_json(inputs["evaluation"], "samples.json")),
         memorisation=read_memorisation(read_json(inputs["evaluation"], "memorisation.json")),
         quantisation=read_json(inputs["quantised"], "quantisation.json"),
@@ -142,6 +147,17 @@ def read_by_source(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, "splits": found[name]} for name in sorted(found)] if len(found) > 1 else []
 
 
+def read_benchmarks(manifests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The benchmarks whose text is kept out of training, and how many items of each: {name, count}."""
+    return [
+        {"name": metric.removeprefix("items_"), "count": count}
+        for manifest in manifests
+        if manifest["role"] == "benchmarks"
+        for metric, count in sorted(manifest["metrics"].items())
+        if metric.startswith("items_") and metric != "items_too_short"
+    ]
+
+
 def read_samples(samples: Any) -> list[dict[str, str]]:
     """[{prompt, text}]"""
     return [{"prompt": row["prompt"], "text": row["text"]} for row in samples or []]
@@ -149,7 +165,7 @@ def read_samples(samples: Any) -> list[dict[str, str]]:
 
 def read_memorisation(memorisation: Mapping[str, Any]) -> dict[str, Any]:
     """{prefix, continuation, train, held_out}, the last two as rates; {} where it was not measured."""
-    if not memorisation:
+    if not memorisation or any("rate" not in memorisation[split] for split in ("train", "held_out")):
         return {}
     rates = {split: memorisation[split]["rate"] for split in ("train", "held_out")}
     return {"prefix": memorisation["prefix"], "continuation": memorisation["continuation"], **rates}

@@ -6,7 +6,6 @@ distribution KL(full || quantised) in nats, and the share of places where both w
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from llmcore.errors import LlmcoreError
 from llmcore.model import huggingface
 from llmcore.model.device import device_of
 from llmcore.tokens.draw import first_within
+from llmcore.tokens.tokenizer import bytes_per_token
 
 PIECE = 512  # tokens read in one go
 BATCH_TOKENS = 2_048  # tokens whose logits are in memory at once
@@ -118,7 +118,7 @@ def measure(
     place = device_of(device)
     reference = huggingface.load(full).to(place).float().eval()
     models = {name: huggingface.load(folder).to(place).float().eval() for name, folder in quantised.items()}
-    lengths = torch.from_numpy(_bytes_per_token(tokenizer))
+    lengths = torch.from_numpy(bytes_per_token(tokenizer))
     names = list(models)
     nats = dict.fromkeys(["full", *names], 0.0)
     agreed = dict.fromkeys(names, 0)
@@ -184,14 +184,3 @@ def _nats(logits: torch.Tensor, normaliser: torch.Tensor, targets: torch.Tensor)
 def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Row by row, without a table in between."""
     return torch.einsum("nv,nv->n", left, right)
-
-
-def _bytes_per_token(tokenizer: Path) -> np.ndarray:
-    """UTF-8 bytes that each token stands for: one per character of its byte-level name, none for special tokens."""
-    spec = json.loads(tokenizer.read_text(encoding="utf-8"))
-    special = {token["id"] for token in spec.get("added_tokens", ()) if token.get("special")}
-    ids = spec["model"]["vocab"]
-    sizes = np.zeros(max([*ids.values(), *special]) + 1, dtype=np.int64)
-    for token, number in ids.items():
-        sizes[number] = 0 if number in special else len(token)
-    return sizes

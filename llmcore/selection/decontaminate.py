@@ -29,7 +29,9 @@ from llmcore.artifacts.stage import Files, Run, ShardResult, Stage
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.schema import detail_json, dropped
 
-BUNDLED = ("gsm8k", "hellaswag", "truthfulqa_mc1")
+# name -> bundled file: a hundred items of each, which the name says; the whole sets have 1,319, 10,042 and 817
+SAMPLES = {"gsm8k-100": "gsm8k.jsonl", "hellaswag-100": "hellaswag.jsonl", "truthfulqa_mc1-100": "truthfulqa_mc1.jsonl"}
+BUNDLED = tuple(SAMPLES)
 REPORTED = 0.2  # overlaps from this share on are listed in the report, dropped or not
 COMMON_DOCUMENTS = 20  # an n-gram in no more documents than this is never called common
 CALCULATOR = re.compile(r"<<[^>]*>>")  # GSM8K's annotations, which no page that quotes it shows
@@ -82,7 +84,9 @@ class OverlapParams(Params):
 class DecontaminateParams(Params):
     """The `decontaminate` section of a configuration."""
 
-    benchmarks: tuple[str, ...] = Field(default=BUNDLED, description="bundled names, or paths of JSONL files")
+    benchmarks: tuple[str, ...] = Field(
+        default=BUNDLED, description="bundled samples of 100 items, or paths of JSONL files"
+    )
     definition: DefinitionName = Field(default="tulu3", description="what counts as overlap")
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="share that drops a document; null: the definition's"
@@ -140,16 +144,17 @@ class DecontaminateParams(Params):
 
 def data(params: BenchmarkParams) -> dict[str, Path]:
     """The bundled benchmarks' files."""
-    return {f"{name}.jsonl": _bundled(name) for name in params.bundled if name in BUNDLED}
+    return {SAMPLES[name]: _bundled(name) for name in params.bundled if name in SAMPLES}
 
 
 def _bundled(name: str) -> Path:
-    return quickstart.bundled(f"benchmarks/{name}.jsonl")
+    return quickstart.bundled(f"benchmarks/{SAMPLES[name]}")
 
 
 BENCHMARKS = Stage(
     "benchmarks",
-    version=1,
+    version=2,
+    role="benchmarks",
     params=BenchmarkParams,
     function="llmcore.selection.decontaminate:benchmarks",
     data="llmcore.selection.decontaminate:data",
@@ -200,7 +205,8 @@ def benchmarks(inputs: Mapping[str, Files], params: BenchmarkParams, run: Run) -
         .with_row_index("row")
     )
     scored = fields.group_by("benchmark", "item").agg(pl.col("total").sum())
-    for name in (*params.bundled, *sorted(params.files)):
+    names = (*params.bundled, *sorted(params.files))
+    for name in names:
         if not scored.filter((pl.col("benchmark") == name) & (pl.col("total") > 0)).height:
             raise UsageError(
                 f"benchmark {name!r} would match nothing: no item has a text of {definition.shortest} words; "
@@ -213,6 +219,7 @@ def benchmarks(inputs: Mapping[str, Files], params: BenchmarkParams, run: Run) -
     return {
         "benchmarks": len(params.bundled) + len(params.files),
         "items": scored.height,
+        **{f"items_{name}": int((scored["benchmark"] == name).sum()) for name in names},
         "items_too_short": scored.filter(pl.col("total") == 0).height,
         "ngrams": grams["hash"].n_unique(),
         "common_ngrams": len(common) + template.filter(pl.col("items") > params.common_items).height,

@@ -62,6 +62,7 @@ def mask(text: str, spans: list[tuple[int, int, str]]) -> str:
 STAGE = Stage(
     "pii",
     version=2,
+    role="pii",
     params=PiiParams,
     function="llmcore.text.pii:scrub",
     kind="per_shard",

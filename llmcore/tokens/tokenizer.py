@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import Field
 
 from llmcore.artifacts.disk import check_written
@@ -94,6 +96,18 @@ def end_of_text(tokenizer: Tokenizer) -> int:
     if found is None:
         raise LlmcoreError(f"tokenizer.json has no {END_OF_TEXT}; run the tokenizer stage again")
     return int(found)
+
+
+def bytes_per_token(path: Path) -> NDArray[np.int64]:
+    """UTF-8 bytes that each token of a tokenizer.json stands for: one per character of its byte-level name, none for
+    special tokens; [vocabulary]."""
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    special = {token["id"] for token in spec.get("added_tokens", ()) if token.get("special")}
+    ids = spec["model"]["vocab"]
+    sizes = np.zeros(max([*ids.values(), *special]) + 1, dtype=np.int64)
+    for token, number in ids.items():
+        sizes[number] = 0 if number in special else len(token)
+    return sizes
 
 
 def _texts(documents: Files, most: int, counts: dict[str, int]) -> Iterator[str]:

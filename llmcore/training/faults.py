@@ -23,6 +23,9 @@ from llmcore.training.spec import STOPPED
 
 LOG = "trainer.log"
 TORCHRUNS_CODES = re.compile(r"^\s*exitcode\s*: (-?\d+)", re.MULTILINE)
+TORCHRUNS_OWN = re.compile(r"^(?:\[rank\d+\]:)?[EWI]\d{4} [^\n]*\btorch/distributed/")  # a line of torchrun's own log
+RANK = re.compile(r"^\[rank\d+\]: ?")  # that torch puts before a process's traceback
+ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)\b")
 TORCHRUN_STOPPED = re.compile(r"SignalException: Process \d+ got signal: 15")
 FULL_BYTES = 1 << 20
 STOPS = {0, STOPPED, -signal.SIGTERM}
@@ -66,9 +69,11 @@ def fault_of(scratch: Path, code: int, params: TrainParams, key: str) -> Llmcore
         return None
     if -signal.SIGKILL in codes:
         return LlmcoreError(f"train: the trainer was killed (out of memory?); {_mend(scratch, params, key)}")
+    crash = min(codes - STOPS)
     read = filter(None, (_read(path) for path in scratch.glob("fault-*.json")))
     faults = sorted(read, key=lambda fault: (not fault["known"], fault["time"]))
-    if faults:
+    # of a process that crashed the others say only that they lost it; one that aborts may be such a one itself
+    if faults and (faults[0]["known"] or crash >= 0 or crash == -signal.SIGABRT):
         fault = faults[0]
         if fault["memory"]:
             return LlmcoreError(f"train: out of memory ({fault['line']}); {_mend(scratch, params, key)}")
@@ -76,8 +81,7 @@ def fault_of(scratch: Path, code: int, params: TrainParams, key: str) -> Llmcore
         return kind(fault["line"] if fault["line"].startswith("train") else f"train: {fault['line']}")
     if shutil.disk_usage(scratch).free < FULL_BYTES:  # no room for a fault's line either
         return NoSpaceError(f"train: no space left in {scratch}; free some and run again")
-    last = next((line.strip() for line in reversed(log.split("\n")) if line.strip()), "it said nothing")
-    crash = min(codes)
+    last = _last_words(log, params.processes > 1, crash < 0)
     if crash < 0:
         name = signal.Signals(-crash).name
         return LlmcoreError(
@@ -86,11 +90,26 @@ def fault_of(scratch: Path, code: int, params: TrainParams, key: str) -> Llmcore
     return LlmcoreError(f"train: exit code {crash}: {last}")
 
 
+def _last_words(log: str, torchrun: bool, crashed: bool) -> str:
+    """The line that says best what happened: of several processes the first error of one, before torchrun's account; of
+    one that crashed, what was said before the others lost it."""
+    lines = log.splitlines()
+    if torchrun and crashed:
+        lines = log.partition("Traceback (most recent call last)")[0].rpartition("\n")[0].splitlines()
+    if torchrun:
+        lines = lines[: next((number for number, line in enumerate(lines) if TORCHRUNS_OWN.match(line)), len(lines))]
+    said = [RANK.sub("", line).strip() for line in lines]
+    errors = [line for line in said if ERROR.match(line)] if torchrun else []
+    return next(iter(errors), next((line for line in reversed(said) if line), "it said nothing"))
+
+
 def _mend(scratch: Path, params: TrainParams, key: str) -> str:
     lower = "train.micro_batch" if params.micro_batch > 1 else "train.width, train.layers or pack.window"
     # another micro-batch is another recipe; only the same shape can take the checkpoint over
-    resume = f" with --resume {key[:12]}" if params.micro_batch > 1 and markers(scratch / FOLDER) else ""
-    return f"lower {lower} and run again{resume}"
+    saved = bool(markers(scratch / FOLDER))
+    if params.micro_batch > 1:
+        return f"lower {lower} and run again" + (f" with --resume {key[:12]}" if saved else "")
+    return f"lower {lower} and run again" + (", which begins anew" if saved else "")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -11,12 +11,11 @@ and `<|endoftext|>` before its first. So every planned token is predicted exactl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -142,10 +141,13 @@ def windows_of_step(step: int, windows: int, batch: int, digest: str, seed: int)
 @lru_cache(maxsize=2)
 def order_of_epoch(windows: int, digest: str, seed: int, epoch: int) -> NDArray[np.int64]:
     """A permutation of the windows, drawn for this epoch."""
-    key = hashlib.sha256(f"{digest}:{seed}:{epoch}".encode()).digest()
-    draws = np.random.Philox(key=np.frombuffer(key[:16], dtype=np.uint64)).random_raw(windows)
     # sorting raw draws, unlike Generator.permutation, gives the same order in every version of numpy
-    return np.argsort(draws, kind="stable")
+    return np.argsort(_raw(f"{digest}:{seed}:{epoch}", windows), kind="stable")
+
+
+def _raw(name: str, count: int) -> NDArray[np.uint64]:
+    key = hashlib.sha256(name.encode()).digest()
+    return np.random.Philox(key=np.frombuffer(key[:16], dtype=np.uint64)).random_raw(count)
 
 
 def plan_digest(plan: Path) -> str:
@@ -154,22 +156,15 @@ def plan_digest(plan: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def steps_of_windows(params: Mapping[str, Any], plan: Any, windows: Iterable[int]) -> list[int]:
-    """The steps, counted from 1, in which a training with these parameters read any of these windows; sorted.
+def even_draw(windows: int, most: int, digest: str) -> NDArray[np.int64]:
+    """Numbers of at most `most` windows of a plan (0: of all), sorted: one from each of as many equal stretches.
 
-    plan: the pack artifact (`Files`).
+    A plan is ordered by source, so its first windows are no sample of it. The draw hangs on the plan alone, so that
+    trainings of one plan are compared on the same windows, whatever their seeds.
     """
-    path = plan.path("plan/train.parquet")
-    column = read_columns(path, ("window",))["window"].to_numpy()
-    count, batch = int(column.max()) + 1 if len(column) else 0, int(params["batch"])
-    total = int(params["steps"]) or max(1, round(params["epochs"] * count / batch))
-    wanted, digest = np.asarray(sorted(set(windows)), dtype=np.int64), plan_digest(path)
-    steps: set[int] = set()
-    for epoch in range(-(-total * batch // count) if count else 0):
-        order = order_of_epoch(count, digest, int(params["seed"]), epoch)
-        places = np.flatnonzero(np.isin(order, wanted)) + epoch * count
-        steps.update(int(place) // batch + 1 for place in places if place < total * batch)
-    return sorted(steps)
+    count = min(windows, most or windows)
+    edges = np.arange(count + 1, dtype=np.int64) * windows // max(count, 1)
+    return edges[:-1] + (_raw(f"{digest}:even", count) % np.diff(edges).astype(np.uint64)).astype(np.int64)
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:

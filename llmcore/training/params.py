@@ -68,7 +68,9 @@ class TrainParams:
     seed: int = _field(1, "of the weights and of the order of the windows", ge=0)
 
     validation_every: int = _field(200, "steps between two validation losses; 0: only at the end", ge=0)
-    validation_windows: int = _field(128, "windows that a validation loss reads, from the first", ge=0)
+    validation_windows: int = _field(
+        128, "windows that a validation loss reads, drawn evenly over the validation plan; 0: all", ge=0
+    )
 
     # these change no byte of the model, so they stay outside its key, and changing one goes on from the checkpoint
     checkpoint_every: int = _field(
@@ -98,7 +100,12 @@ class TrainParams:
 
     def total_steps(self, windows: int) -> int:
         """Optimiser steps over a plan of so many windows; at least one."""
-        return self.steps or max(1, round(self.epochs * windows / self.batch))
+        return total_steps(windows, self.batch, self.steps, self.epochs)
+
+
+def total_steps(windows: int, batch: int, steps: int, epochs: float) -> int:
+    """Steps of so many windows that a training makes over a plan: `steps`, or where that is 0, `epochs` passes."""
+    return steps or max(1, round(epochs * windows / batch))
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:

@@ -11,6 +11,7 @@ from llmcore.errors import UsageError
 from llmcore.training.params import TrainParams
 
 STOPPED = 143  # the trainer's exit code after SIGTERM: the work is not done, a checkpoint holds what was
+READING = "reading.json"  # beside a model: how it was read (exposure.py)
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,21 @@ from llmcore.training.heartbeat import Pulse
 from llmcore.training.keeper import Keeper
 from llmcore.training.params import TrainParams
 from llmcore.training.process import POLL_SECONDS, Trainer
-from llmcore.training.spec import Spec
+from llmcore.training.spec import READING, Spec
 
 REPORT_SECONDS = 1.0
 STILL_SECONDS = 30.0  # without a sign of life: worth a word
 ABORT_SECONDS = 60.0  # for the copy of the last checkpoint where the training broke off
 STORE_SECONDS = 1800.0  # for a store that is away when the training is done, and has to take the model
 RESTARTS = 3  # of a trainer that ended with neither result nor fault: hung, stopped from outside, lost after adoption
-OUTPUTS = ("model.safetensors", "config.json", "generation_config.json", "history.parquet")
+OUTPUTS = ("model.safetensors", "config.json", "generation_config.json", "history.parquet", READING)
 
 log = logging.getLogger(__name__)
 
 
 def train(inputs: Mapping[str, Files], params: TrainParams, run: Run, trainer: str) -> dict[str, Any]:
-    """Train on plan/train.parquet over the tokens; write the model in Hugging Face form and history.parquet.
+    """Train on plan/train.parquet over the tokens; write the model in Hugging Face form, history.parquet, and
+    reading.json, which says which windows were read, and how often (exposure.py).
 
     inputs: tokens (train/, validation/), plan (plan.json, plan/), tokenizer (tokenizer.json); and, where the training
     is to go on from another's checkpoint, resume (of the stage `checkpoint`).
@@ -133,7 +134,7 @@ def _shards(tokens: Files, folder: str) -> dict[str, Path]:
 
 STAGE = Stage(
     "train",
-    version=1,
+    version=2,
     role="model",
     params=TrainParams,
     function="llmcore.training.stage:train",

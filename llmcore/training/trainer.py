@@ -40,13 +40,14 @@ from llmcore.model.device import device_of
 from llmcore.model.transformer import ModelConfig, Transformer, document_layout
 from llmcore.training import checkpoint as checkpoints
 from llmcore.training.checkpoint import Checkpoint, write_atomically
+from llmcore.training.exposure import Reading
 from llmcore.training.faults import OutOfMemoryError, write_fault
 from llmcore.training.heartbeat import Log
-from llmcore.training.loader import Windows, plan_digest, windows_of_step
+from llmcore.training.loader import Windows, even_draw, plan_digest, windows_of_step
 from llmcore.training.marker import FOLDER
 from llmcore.training.optimizer import Optimizer
 from llmcore.training.params import TrainParams
-from llmcore.training.spec import STOPPED, Spec
+from llmcore.training.spec import READING, STOPPED, Spec
 
 UNWATCHED_SECONDS = 300.0  # without a watching parent for so long, save and leave
 SAMPLE_WINDOWS = 64  # whose tokens say whether two trainings read the same data
@@ -129,9 +130,10 @@ def train(spec: Spec) -> int:
     windows = Windows(spec.plan, spec.tokens, spec.window, spec.end, *shared)
     if not len(windows):
         raise LlmcoreError(f"{spec.plan}: no window to train on; the corpus is empty after filtering")
-    held_out = None
+    held_out, looked_at = None, np.zeros(0, dtype=np.int64)
     if spec.validation_plan is not None:
         held_out = Windows(spec.validation_plan, spec.validation_tokens, spec.window, spec.end, *shared)
+        looked_at = even_draw(len(held_out), params.validation_windows, plan_digest(spec.validation_plan))
     recipe = recipe_of(spec, windows)
     model = Transformer(config_of(spec), params.seed).to(processes.device)
     gradient = flat_gradient(model)
@@ -164,21 +166,23 @@ def train(spec: Spec) -> int:
         valid = int(windows.filled[numbers].sum())
         rate = rate_share(step, steps, params)
         gradient.zero_()
-        share = torch.zeros(2, dtype=torch.float64, device=processes.device)  # loss, and whether to stop
-        for part in _mine(numbers, params.micro_batch, processes):
+        parts = len(numbers) // params.micro_batch
+        share = torch.zeros(2 + parts, dtype=torch.float64, device=processes.device)  # loss, whether to stop, by part
+        for number, part in enumerate(_mine(numbers, params.micro_batch, processes)):
             loss = loss_of(windows, part) / valid
             loss.backward()
             share[0] += loss.detach()
+            share[2 + processes.rank + number * processes.world] = loss.detach()
             log.beat()
         share[1] = float(stop.due())
         processes.sum(gradient)
         processes.sum(share)
-        total, leave = share.tolist()
+        total, leave, *losses = share.tolist()
         norm = clip(gradient, params.clip)
         if not math.isfinite(total) or not math.isfinite(norm):  # asked before the update, which it would spoil
             raise LlmcoreError(
                 f"train.learning_rate: the loss is not finite at step {step + 1}; lower the rate or raise "
-                f"train.warm_up; the batch read documents {documents_of(spec.plan, numbers)}"
+                f"train.warm_up; the batch read documents {documents_of(spec.plan, _spoiled(numbers, losses))}"
             )
         optimizer.step(rate)
         step += 1
@@ -193,7 +197,12 @@ def train(spec: Spec) -> int:
         }
         last = step == steps
         if held_out is not None and (last or (params.validation_every and step % params.validation_every == 0)):
-            row["validation_loss"] = validation_loss(held_out, loss_of, params, processes, log.beat)
+            row["validation_loss"] = validation_loss(held_out, looked_at, loss_of, params, processes, log.beat)
+            if row["validation_loss"] is not None and not math.isfinite(row["validation_loss"]):
+                raise LlmcoreError(
+                    f"train.learning_rate: the validation loss is not finite after step {step}; "
+                    "lower the rate or raise train.warm_up"
+                )
         history.append(row)
         log.step(row, valid)
         if leave and not last:
@@ -204,7 +213,8 @@ def train(spec: Spec) -> int:
             save_checkpoint()
 
     if processes.rank == 0:
-        write_result(spec, model, history)
+        reading = Reading(digest, len(windows), params.batch, params.seed, steps)
+        write_result(spec, model, history, reading)
     log.say(f"done: {step} steps in {time.monotonic() - began:.1f} s")
     processes.wait()
     processes.close()
@@ -240,6 +250,12 @@ def documents_of(plan: Path, numbers: np.ndarray[Any, Any]) -> str:
     ids = sorted(set(rows["id"].to_pylist()))
     more = f" and {len(ids) - DOCUMENTS_NAMED} more" if len(ids) > DOCUMENTS_NAMED else ""
     return ", ".join(ids[:DOCUMENTS_NAMED]) + more
+
+
+def _spoiled(numbers: np.ndarray[Any, Any], losses: Sequence[float]) -> np.ndarray[Any, Any]:
+    """The windows of the micro-batches whose loss is not finite; all where only the gradient is not."""
+    bad = [part for part, loss in zip(np.split(numbers, len(losses)), losses, strict=True) if not math.isfinite(loss)]
+    return np.concatenate(bad) if bad else numbers
 
 
 def config_of(spec: Spec) -> ModelConfig:
@@ -285,13 +301,13 @@ def loss_function(model: Transformer, params: TrainParams, device: torch.device)
 
 def validation_loss(
     windows: Windows,
+    numbers: np.ndarray[Any, Any],
     loss_of: Callable[..., Tensor],
     params: TrainParams,
     processes: Processes,
     beat: Callable[[], None] = lambda: None,
 ) -> float | None:
-    """Nats a token over the first windows of the validation plan; None where there are none."""
-    numbers = np.arange(min(len(windows), params.validation_windows or len(windows)))
+    """Nats a token over these windows of the validation plan; None where there are none."""
     if not len(numbers):
         return None
     fill = -len(numbers) % (params.micro_batch * processes.world)
@@ -341,12 +357,13 @@ def clip(gradient: Tensor, limit: float) -> float:
     return norm
 
 
-def write_result(spec: Spec, model: Transformer, history: Sequence[Mapping[str, Any]]) -> None:
+def write_result(spec: Spec, model: Transformer, history: Sequence[Mapping[str, Any]], reading: Reading) -> None:
     """result/ appears whole, under its name, when everything in it is written."""
     aside = spec.scratch / ".result"
     shutil.rmtree(aside, ignore_errors=True)
     huggingface.save(model, aside, bos=spec.end, eos=spec.end, pad=spec.pad)
     checkpoints.write_history(history, aside / "history.parquet")
+    write_atomically(aside / READING, reading.plain())
     config, final = model.config, history[-1]
     write_atomically(
         aside / "metrics.json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -11,20 +12,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from llmcore.evaluation.baselines import ngram_bits, xz_bytes
-from llmcore.evaluation.bits_per_byte import document_nats, with_interval
+from llmcore.evaluation.bits_per_byte import document_nats
 from llmcore.evaluation.memorisation import CONTINUATION, PREFIX, continuation_rate
+from llmcore.evaluation.samples import beginnings, write_samples
 from llmcore.model.transformer import ModelConfig, Transformer
 from llmcore.quickstart import bundled
+from tests.release_inputs import one_thread
 
 WINDOW = 96
 
 
 @pytest.fixture(scope="module")
-def model() -> Transformer:
+def model() -> Iterator[Transformer]:
     shape = ModelConfig(vocab_size=300, width=32, layers=2, heads=2, kv_heads=1, ffn_width=64, window=WINDOW)
-    return Transformer(shape, seed=3).eval()
+    with one_thread():
+        yield Transformer(shape, seed=3).eval()
 
 
 def test_a_document_that_fits_one_window_scores_as_the_model_says(model: Transformer) -> None:
@@ -102,16 +108,6 @@ def test_baselines_on_the_addresses_are_what_is_known_of_them() -> None:
     assert 1.4 < seven < five < 2.0 < xz < 2.5
 
 
-def test_the_interval_holds_the_value_and_narrows_with_more_documents() -> None:
-    rng = np.random.default_rng(5)
-    size = rng.integers(500, 1500, 400).astype(float)
-    bits = size * rng.normal(1.6, 0.3, 400)
-    many, few = with_interval(bits, size, 1), with_interval(bits[:20], size[:20], 1)
-    assert many["low"] < many["value"] < many["high"]
-    assert many["high"] - many["low"] < few["high"] - few["low"]
-    assert with_interval(bits, size, 1) == many
-
-
 def test_memorisation_sees_a_model_that_repeats(model: Transformer) -> None:
     """A tied untrained model mostly repeats the last token, and so does a constant document."""
     constant = [np.full(PREFIX + CONTINUATION + 20, 7, dtype=np.uint16)]
@@ -121,3 +117,49 @@ def test_memorisation_sees_a_model_that_repeats(model: Transformer) -> None:
     assert invents["exact"] == 0
     assert repeats["mean_agreeing_tokens"] >= invents["mean_agreeing_tokens"]
     assert invents["low"] == 0.0 and 0.0 < invents["high"] < 0.5
+
+
+def test_memorisation_counts_places_that_were_read_and_how_often(model: Transformer) -> None:
+    rng = np.random.default_rng(2)
+    documents = [rng.integers(1, 300, 400).astype(np.uint16) for _ in range(3)]
+    span = PREFIX + CONTINUATION
+    times = [np.zeros(400, dtype=np.int64) for _ in documents]
+    assert continuation_rate(model, documents, 7, 8, 1, times) == {"prompts": 0, "exact": 0}
+    times[1][100 : 100 + span] = 2
+    times[2][10 : 10 + span] = 1
+    found = continuation_rate(model, documents, 7, 8, 1, times)
+    assert found["prompts"] == 2, "there are two places, and none counts twice"
+    assert found["mean_times"] == 1.5
+    assert {often: rate["prompts"] for often, rate in found["by_times"].items()} == {"1": 1, "2": 1}
+    times[1][100 + span - 1] = 0
+    assert continuation_rate(model, documents, 7, 8, 1, times)["prompts"] == 1
+    assert continuation_rate(model, documents, 7, 8, 1)["prompts"] == 8
+
+
+def test_samples_start_from_prose_of_different_sources() -> None:
+    prose = "one two three four five six seven eight nine ten eleven twelve"
+    rows = [
+        ("manual", f"Apache Server\n{prose} thirteen"),
+        ("manual", f"Apache Server\n{prose} again"),
+        ("manual", f"Apache Server\n{prose.replace('one', 'uno')}"),
+        ("mail", f"Re: hello\n\n{prose.replace('one', 'eins')}"),
+        ("novel", ""),
+    ]
+    documents = pl.DataFrame(rows, schema=["source", "text"], orient="row")
+    assert beginnings(documents) == [
+        "eins two three four five six",
+        "one two three four five six",
+        "uno two three four five six",
+    ]
+
+
+def test_a_sample_is_never_empty(model: Transformer) -> None:
+    """Not even of a model that wants to end at once."""
+    vocabulary = {chr(97 + number % 26) * (1 + number // 26): number for number in range(1, 300)} | {"<|endoftext|>": 0}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<|endoftext|>"))
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    ender = Transformer(model.config, seed=0).eval()
+    for parameter in ender.parameters():
+        torch.nn.init.zeros_(parameter)
+    (sample,) = write_samples(ender, tokenizer, ["b"], 0, 3, 1.0, 1, seed=1)
+    assert sample["text"].strip()

@@ -315,8 +315,8 @@ def test_an_anchor_used_twice_is_no_key_given_twice(tmp_path: Path) -> None:
         (f"name: a\n{SOURCE}train: {{batch: 8, micro_batch: 3}}\n", "train.micro_batch: 3 does not divide"),
         (f"name: a\n{SOURCE}train: 3\n", "train: "),
         (
-            f"name: a\n{SOURCE}decontaminate: {{benchmarks: [gsm8k, gsm8k]}}\n",
-            "decontaminate.benchmarks: 'gsm8k' is na",
+            f"name: a\n{SOURCE}decontaminate: {{benchmarks: [gsm8k-100, gsm8k-100]}}\n",
+            "decontaminate.benchmarks: 'gsm8k-100' i",
         ),
         (f"name: a\n{SOURCE}decontaminate: {{benchmarks: [a.jsonl, ./a.jsonl]}}\n", "decontaminate.benchmarks: '"),
         (f"name: a\n{SOURCE}execution: {{workers: 0}}\n", "execution.workers: "),

@@ -316,6 +316,14 @@ def test_the_card_shows_the_model_beside_its_baselines() -> None:
     assert any(line.startswith("| dedup | 79 | 74 | 5 |") and "near duplicate 5" in line for line in rows)
 
 
+def test_card_and_report_say_what_was_not_read_and_how_large_benchmarks_are() -> None:
+    for name in ("README.md", "report.html"):
+        page = release().read(name)
+        assert "gsm8k-100</bdi> (100 items)" in page or "gsm8k-100 (100 items)" in page, name
+        assert "7 of 60 documents were never read" in page, name
+        assert "(difference 0.110 (0.080–0.150))" in page, name
+
+
 def test_text_of_documents_cannot_become_markup_on_the_card() -> None:
     card = release().read("README.md")
     head, _, tail = card.partition("## Samples")

@@ -27,7 +27,7 @@ from tests.local_files import LocalFiles, LocalRun
 
 @cache
 def items(name: str) -> list[dict[str, Any]]:
-    lines = bundled(f"benchmarks/{name}.jsonl").read_text("utf-8").splitlines()
+    lines = bundled(f"benchmarks/{name.removesuffix('-100')}.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -118,9 +118,9 @@ def test_the_reason_names_benchmark_item_overlap_and_threshold(index: LocalFiles
     result = decontaminate(frame(around(GSM), "nothing"), OverlapParams(), index)
     row = result.outputs["dropped"].row(0, named=True)  # type: ignore[union-attr]
     assert (row["stage"], row["reason"]) == ("decontaminate", "benchmark_overlap")
-    expected = {"benchmark": "gsm8k", "item": items("gsm8k")[3]["id"], "overlap": 1.0, "threshold": 0.5}
+    expected = {"benchmark": "gsm8k-100", "item": items("gsm8k")[3]["id"], "overlap": 1.0, "threshold": 0.5}
     assert json.loads(row["detail"]) == expected
-    assert result.metrics["dropped_gsm8k"] == 1 and result.metrics["kept"] == 1
+    assert result.metrics["dropped_gsm8k-100"] == 1 and result.metrics["kept"] == 1
     report = result.outputs["overlaps"]
     assert isinstance(report, pl.DataFrame)
     assert report.select("item", "dropped").rows() == [(items("gsm8k")[3]["id"], True)]
@@ -138,7 +138,7 @@ def test_the_reason_names_benchmark_item_overlap_and_threshold(index: LocalFiles
     ],
 )
 def test_definitions_by_name(tmp_path: Path, definition: str, quote: str, expected: bool) -> None:
-    assert caught(build(tmp_path, definition=definition, bundled=("gsm8k",)), around(quote)) == [expected]
+    assert caught(build(tmp_path, definition=definition, bundled=("gsm8k-100",)), around(quote)) == [expected]
 
 
 def test_an_index_that_could_match_nothing_is_an_error(tmp_path: Path) -> None:
@@ -165,9 +165,9 @@ def test_a_users_own_benchmark_enters_by_digest(tmp_path: Path) -> None:
     path = tmp_path / "exam.jsonl"
     question = "In which year did the harbour master of the smallest port on the northern coast resign from his office?"
     path.write_text(json.dumps({"question": question, "answer": "1911"}) + "\n")
-    section = DecontaminateParams(benchmarks=("gsm8k", str(path)))
+    section = DecontaminateParams(benchmarks=("gsm8k-100", str(path)))
     params = section.benchmark_params()
-    assert params.bundled == ("gsm8k",) and params.files == {"exam": file_digest(path)}
+    assert params.bundled == ("gsm8k-100",) and params.files == {"exam": file_digest(path)}
     run = LocalRun(tmp_path / "run", {"paths": section.paths()})
     benchmarks({}, params, run)
     assert caught(LocalFiles(run.out), around(question), around(GSM), "") == [True, True, False]
@@ -178,6 +178,16 @@ def test_a_users_own_benchmark_enters_by_digest(tmp_path: Path) -> None:
         DecontaminateParams(benchmarks=(str(tmp_path / "none.jsonl"),)).benchmark_params()
     with pytest.raises(ValueError, match="no benchmark 'gsm9k'"):
         DecontaminateParams(benchmarks=("gsm9k",))
+
+
+def test_a_sample_says_in_name_and_numbers_that_it_is_one(index: LocalFiles, tmp_path: Path) -> None:
+    assert all(name.endswith("-100") for name in BUNDLED)
+    with pytest.raises(ValueError, match="no benchmark 'gsm8k'; there are gsm8k-100, hellaswag-100"):
+        DecontaminateParams(benchmarks=("gsm8k",))
+    section = DecontaminateParams(benchmarks=("gsm8k-100", str(exam(tmp_path / "exam.jsonl", QUESTIONS[0]))))
+    run = LocalRun(tmp_path / "run", {"paths": section.paths()})
+    metrics = benchmarks({}, section.benchmark_params(), run)
+    assert (metrics["items"], metrics["items_gsm8k-100"], metrics["items_exam"]) == (101, 100, 1)
 
 
 def exam(path: Path, question: str) -> Path:
@@ -195,11 +205,11 @@ QUESTIONS = (
 def test_two_benchmarks_of_one_stem_both_count_wherever_they_lie(tmp_path: Path) -> None:
     indexed = []
     for place in ("here", "elsewhere"):
-        paths = [exam(tmp_path / place / str(n) / "gsm8k.jsonl", text) for n, text in enumerate(QUESTIONS)]
-        section = DecontaminateParams(benchmarks=("gsm8k", *map(str, paths)))
+        paths = [exam(tmp_path / place / str(n) / "gsm8k-100.jsonl", text) for n, text in enumerate(QUESTIONS)]
+        section = DecontaminateParams(benchmarks=("gsm8k-100", *map(str, paths)))
         params = section.benchmark_params()
         assert params.files.keys() == section.paths().keys() and len(params.files) == 2
-        assert "gsm8k" not in params.files
+        assert "gsm8k-100" not in params.files
         run = LocalRun(tmp_path / place / "run", {"paths": section.paths()})
         assert benchmarks({}, params, run)["benchmarks"] == 3
         assert caught(LocalFiles(run.out), *map(around, QUESTIONS), around(GSM), "") == [True, True, True, False]
@@ -233,7 +243,7 @@ def test_what_many_documents_say_is_no_evidence(tmp_path: Path) -> None:
     path.write_text(json.dumps({"question": f"{licence} {own}"}) + "\n")
     (tmp_path / "documents" / "kept").mkdir(parents=True)
     frame(*[around(licence)] * 30).write_parquet(tmp_path / "documents" / "kept" / "g000-00-a-00000.parquet")
-    params = BenchmarkParams(bundled=("gsm8k",), files={"law": file_digest(path)})
+    params = BenchmarkParams(bundled=("gsm8k-100",), files={"law": file_digest(path)})
     for role, expected in (({}, [True, False]), ({"documents": LocalFiles(tmp_path / "documents")}, [False, True])):
         run = LocalRun(tmp_path / f"run{len(role)}", {"paths": {"law": str(path)}})
         metrics = benchmarks(role, params, run)

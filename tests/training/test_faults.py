@@ -56,10 +56,13 @@ def test_memory_that_is_refused_says_how_to_go_on(corpus: Path, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_crash_names_its_signal(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_crash_names_its_signal(corpus: Path, tmp_path: Path, processes: int) -> None:
     run = StruckRun(tmp_path, strike=lambda pid: os.kill(pid, signal.SIGSEGV))
-    with pytest.raises(LlmcoreError, match=r"^train: the trainer crashed \(SIGSEGV; its last line: "):
-        train(inputs_of(corpus), LONG, run)
+    with pytest.raises(
+        LlmcoreError, match=r"^train: the trainer crashed \(SIGSEGV; its last line: .* steps, from step"
+    ):
+        train(inputs_of(corpus), replace(LONG, processes=processes), run)
 
 
 def test_of_several_processes_the_failing_one_speaks(corpus: Path, tmp_path: Path) -> None:
@@ -72,8 +75,9 @@ def test_a_loss_that_is_not_finite_names_the_documents(corpus: Path, tmp_path: P
         train(inputs_of(corpus), replace(TINY, learning_rate=1e30, warm_up=0), WatchedRun(tmp_path))
 
 
-def test_what_a_trainer_has_no_words_for_is_its_last_line(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_a_trainer_has_no_words_for_is_its_last_line(corpus: Path, tmp_path: Path, processes: int) -> None:
     run = WatchedRun(tmp_path)
     with pytest.raises(LlmcoreError, match=r"No module named 'no\.such\.trainer'|ModuleNotFoundError") as caught:
-        stage.train(inputs_of(corpus), TINY, run, trainer="no.such.trainer")
+        stage.train(inputs_of(corpus), replace(TINY, processes=processes), run, trainer="no.such.trainer")
     assert "\n" not in str(caught.value)

@@ -19,10 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 from llmcore.artifacts.keys import file_digest
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.training import stage
-from llmcore.training.loader import IGNORED, Windows, order_of_epoch, plan_digest, steps_of_windows, windows_of_step
+from llmcore.training.loader import IGNORED, Windows, order_of_epoch, windows_of_step
 from llmcore.training.params import TrainParams
 from llmcore.training.stage import STAGE
-from tests.local_files import LocalFiles, LocalRun
+from tests.local_files import LocalRun
 from tests.prefect_server import wait_for
 from tests.training.corpus import (
     END,
@@ -74,16 +74,6 @@ def test_the_order_hangs_on_plan_seed_and_epoch() -> None:
     assert len({tuple(order) for order in orders}) == 4
 
 
-def test_the_steps_that_read_a_window_are_a_look_up(corpus: Path) -> None:
-    plan = corpus / "plan/plan/train.parquet"
-    count = len(windows_of(corpus))
-    params = {"batch": 8, "steps": 0, "epochs": 2.5, "seed": 3}
-    total = TrainParams(batch=8, micro_batch=8, epochs=2.5).total_steps(count)
-    read = [windows_of_step(step, count, 8, plan_digest(plan), 3) for step in range(total)]
-    expected = [number + 1 for number, windows in enumerate(read) if {0, 5} & set(windows.tolist())]
-    assert steps_of_windows(params, LocalFiles(corpus / "plan"), [0, 5]) == expected
-
-
 def test_a_plan_that_does_not_fit_its_tokens_is_an_error(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(LlmcoreError, match=r"train.parquet: names shard .*run the pack stage again"):
         Windows(corpus / "plan/plan/train.parquet", {}, WINDOW)
@@ -122,6 +112,7 @@ def test_training_learns_and_leaves_a_model_and_its_history(corpus: Path, uninte
         "config.json",
         "generation_config.json",
         "history.parquet",
+        "reading.json",
     }
 
 
