@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
@@ -28,6 +28,7 @@ from llmcore.artifacts.store import Store
 from llmcore.schema import DROPPED_SCHEMA
 
 SPLITS = ("train", "validation", "test")
+SHARDS_LOOKED_AT = 64  # for the rule that took most
 Door = tuple[str, str]  # source, generation
 RULE = pl.coalesce(pl.col("detail").str.json_path_match("$.rule"), "reason").alias("rule")
 
@@ -118,7 +119,9 @@ def funnel(manifests: Sequence[Mapping[str, Any]], history: Files) -> Funnel:
     gone = _left(_of_role(steps, files, "versions", "dropped"), history)
     trained = _trained(_of_role(steps, files, "split", "kept"), tokens["train"], history, gone)
     return Funnel(
-        fetched=tuple(_fetched(step, files[step], history) for step in steps if _under(files[step], step, "fetches")),
+        fetched=tuple(
+            _fetched(step, files[step], history) for step in steps if files_under(files[step], step, "fetches")
+        ),
         rows=tuple(funnel_rows(manifests, history)),
         sources=_sources(_of_role(steps, files, "ingest", "kept"), history, trained),
         domains=_domains(trained),
@@ -127,44 +130,45 @@ def funnel(manifests: Sequence[Mapping[str, Any]], history: Files) -> Funnel:
     )
 
 
-def rows_behind(store: Store, tops: Iterable[Manifest], only: str = "", sizes: bool = False) -> list[FunnelRow]:
-    """The rows of every stage behind some artifacts, or of one step alone; see `funnel_rows`."""
-    steps = {manifest.step: manifest for manifest in manifests_behind(store, tops)}
-    files = {f"{step}/{name}": output for step, made in steps.items() for name, output in made.outputs.items()}
-    return funnel_rows([made.public() for made in steps.values()], StoreFiles(store, files), only, sizes)
-
-
-def funnel_rows(
-    manifests: Sequence[Mapping[str, Any]], history: Files, only: str = "", sizes: bool = True
-) -> list[FunnelRow]:
+def funnel_rows(manifests: Sequence[Mapping[str, Any]], history: Files, sizes: bool = True) -> list[FunnelRow]:
     """What came of the documents, in chain order.
 
     manifests: public records in chain order; of several of one step the last counts.
     history:   their files with their step in front ("clean/dropped/g000-notes-00000.parquet").
-    only:      the step whose rows are wanted; "" for all.
     sizes:     measure texts too, which reads all of them.
     """
-    rows: list[FunnelRow] = []
-    texts: dict[str, Counter[Door]] = {}
-    split: Mapping[str, Any] = {"step": "", "outputs": {}}
-    for manifest in {record["step"]: record for record in manifests}.values():
-        folders = {name.split("/", 1)[0] for name in manifest["outputs"]}
-        if manifest["role"] == "split":
-            split = manifest
-        if manifest["role"] == "versions":
-            # it writes no document again: what stands is what was chosen, without what left
-            left = _gone_from(manifest, split, history) if only in ("", manifest["step"]) else {}
-            read = _documents(split, "kept")
-            kept = Counter({door: count - left.get(door, Counter()).total() for door, count in read.items()})
-        elif "kept" in folders and ("dropped" in folders or manifest["role"] == "ingest"):
-            left = _dropped_by_rule(manifest, history) if only in ("", manifest["step"]) else {}
-            kept = _documents(manifest, "kept")
-            texts[manifest["step"]] = _text_bytes(manifest, history) if sizes else Counter()
-        else:
-            continue
-        if only in ("", manifest["step"]):
-            rows += _rows(manifest, kept, left, texts, sizes)
-    return rows
+    return list(_all_rows([made_of(record) for record in manifests], history, sizes))
+
+
+def rows_behind(store: Store, top: Manifest, sizes: bool = False) -> list[FunnelRow]:
+    """The rows of every stage behind an artifact, its own among them."""
+    found = {manifest.step: manifest for manifest in manifests_behind(store, [top])}
+    return list(_all_rows([made_of(manifest) for manifest in found.values()], labelled(store, found.values()), sizes))
+
+
+def counts_of(store: Store, made: Manifest, before: Iterable[Manifest]) -> list[FunnelRow]:
+    """The rows of one artifact without sizes and reasons: from manifests alone, however many shards there are.
+
+    before: the artifacts whose documents it read.
+    """
+    origins = list(before)
+    split = next((made_of(origin) for origin in origins if origin.role == "split"), NO_SPLIT)
+    left = _left_by_door(made_of(made), split, labelled(store, [made, *origins]), reasons=False)
+    return list(_rows(made_of(made), _kept(made_of(made), split, left), left))
+
+
+def worst_rule(store: Store, made: Manifest, source: str) -> str:
+    """The rule that took most documents of a source, judged by some of its shards if they are many; "" if none did."""
+    shards = [name for name in files_under(made.outputs, "", "dropped") if source_of(name) in (source, "")]
+    some = [name for name in shards if made.outputs[name].rows]
+    some = some[:: max(1, len(some) // SHARDS_LOOKED_AT)]
+    counts = sum((_by_rule(StoreFiles(store, made.outputs).path(name)) for name in some), Counter[str]())
+    return next((rule for rule, _ in most_first(counts)), "")
+
+
+def labelled(store: Store, made: Iterable[Manifest]) -> StoreFiles:
+    """The files of some artifacts, with their step in front."""
+    return StoreFiles(store, {f"{each.step}/{name}": output for each in made for name, output in each.outputs.items()})
 
 
 def passages(rows: Iterable[FunnelRow]) -> tuple[Passage, ...]:
@@ -192,82 +196,129 @@ def most_first(counts: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+@dataclass(frozen=True)
+class Made:
+    """What of a manifest is counted. origins: the steps whose documents it read. rows: of each file."""
+
+    step: str
+    role: str
+    origins: tuple[str, ...]
+    rows: Mapping[str, int | None]
+
+    def documents(self, folder: str) -> Counter[Door]:
+        """Rows of a folder by source and generation."""
+        counts: Counter[Door] = Counter()
+        for name, rows in self.rows.items():
+            if name.startswith(f"{folder}/"):
+                counts[_door(name)] += rows or 0
+        return counts
+
+    @property
+    def is_door(self) -> bool:
+        """Whether documents stay or leave here."""
+        folders = {name.split("/", 1)[0] for name in self.rows}
+        return self.role == "versions" or ("kept" in folders and ("dropped" in folders or self.role == "ingest"))
+
+
+NO_SPLIT = Made("", "", (), {})
+
+
+def made_of(manifest: Mapping[str, Any] | Manifest) -> Made:
+    """Of a manifest, or of its public record."""
+    if isinstance(manifest, Manifest):
+        origins, rows = manifest.inputs.get("documents", ()), {name: out.rows for name, out in manifest.outputs.items()}
+        return Made(manifest.step, manifest.role, tuple(origin["step"] for origin in origins), rows)
+    origins, rows = manifest["inputs"].get("documents", ()), {n: out["rows"] for n, out in manifest["outputs"].items()}
+    return Made(manifest["step"], manifest["role"], tuple(origin["step"] for origin in origins), rows)
+
+
+def _all_rows(manifests: Iterable[Made], history: Files, sizes: bool) -> Iterator[FunnelRow]:
+    texts: dict[str, Counter[Door]] = {}
+    split = NO_SPLIT
+    for made in {each.step: each for each in manifests}.values():
+        if made.role == "split":
+            split = made
+        if not made.is_door:
+            continue
+        left = _left_by_door(made, split, history, reasons=True)
+        if sizes and made.role != "versions":
+            texts[made.step] = _text_bytes(made, history)
+        yield from _rows(made, _kept(made, split, left), left, texts)
+
+
+def _kept(made: Made, split: Made, left: Mapping[Door, Counter[str]]) -> Counter[Door]:
+    if made.role != "versions":
+        return made.documents("kept")
+    # it writes no document again: what stands is what was chosen, without what left
+    return Counter({door: n - left.get(door, Counter[str]()).total() for door, n in split.documents("kept").items()})
+
+
 def _rows(
-    manifest: Mapping[str, Any],
+    made: Made,
     kept: Counter[Door],
     left: Mapping[Door, Counter[str]],
-    texts: Mapping[str, Counter[Door]],
-    sizes: bool,
+    texts: Mapping[str, Counter[Door]] | None = None,
 ) -> Iterator[FunnelRow]:
-    step = manifest["step"]
-    origins = [item["step"] for item in manifest["inputs"].get("documents", ())]
-    came = sum((texts[origin] for origin in origins if origin in texts), Counter[Door]())
-    for source, generation in sorted({*kept, *left}, key=lambda door: (door[0], generation_of(door[1]) or 0)):
-        door = source, generation
-        reasons = left.get(door, Counter())
+    texts = texts or {}
+    measured = bool(made.origins) and all(origin in texts for origin in made.origins)
+    came = sum((texts[origin] for origin in made.origins if measured), Counter[Door]())
+    for door in sorted({*kept, *left}, key=lambda door: (door[0], generation_of(door[1]) or 0)):
+        reasons = left.get(door, Counter[str]())
         yield FunnelRow(
-            stage=step,
-            source=source,
-            generation=generation,
+            stage=made.step,
+            source=door[0],
+            generation=door[1],
             read=kept[door] + reasons.total(),
             kept=kept[door],
             dropped=reasons.total(),
-            bytes_read=came[door] if sizes and origins else None,
-            bytes_kept=texts[step][door] if sizes and step in texts else None,
-            reasons=dict(most_first(reasons)),
+            bytes_read=came[door] if measured else None,
+            bytes_kept=texts[made.step][door] if made.step in texts else None,
+            reasons={rule: count for rule, count in most_first(reasons) if rule},
         )
 
 
-def _documents(manifest: Mapping[str, Any], folder: str) -> Counter[Door]:
-    """Rows of an artifact's folder by source and generation."""
-    counts: Counter[Door] = Counter()
-    for name, output in manifest["outputs"].items():
-        if name.startswith(f"{folder}/"):
-            counts[_door(name)] += output["rows"] or 0
-    return counts
-
-
 def _door(name: str) -> Door:
-    return source_of(name), _generation(name)
+    return source_of(name), generation_of_file(name)
 
 
-def _generation(name: str) -> str:
+def generation_of_file(name: str) -> str:
     return generation_name(generation_of(name) or 0)
 
 
-def _dropped_by_rule(manifest: Mapping[str, Any], history: Files) -> dict[Door, Counter[str]]:
-    """How many documents of each source and generation left by which rule."""
+def _left_by_door(made: Made, split: Made, history: Files, reasons: bool) -> dict[Door, Counter[str]]:
+    """How many documents of each source and generation left by which rule ("" for all where no reasons are wanted)."""
     found: dict[Door, Counter[str]] = {}
-    for name in _under(manifest["outputs"], "", "dropped"):
-        counts = found.setdefault(_door(name), Counter())
-        if manifest["outputs"][name]["rows"]:
-            table = pl.scan_parquet(history.path(f"{manifest['step']}/{name}")).group_by(RULE).len().collect()
-            counts.update(dict(table.iter_rows()))
+    for name in files_under(made.rows, "", "dropped"):
+        if made.role == "versions":
+            for door, counts in _gone_from(made, name, split, history) if made.rows[name] else ():
+                found.setdefault(door, Counter()).update(counts)
+        elif reasons and made.rows[name]:
+            found.setdefault(_door(name), Counter()).update(_by_rule(history.path(f"{made.step}/{name}")))
+        else:
+            found.setdefault(_door(name), Counter()).update({"": made.rows[name] or 0})
     return found
 
 
-def _gone_from(manifest: Mapping[str, Any], split: Mapping[str, Any], history: Files) -> dict[Door, Counter[str]]:
-    """The same of `versions`, whose tables hold the documents of a generation, whatever their source."""
-    found: dict[Door, Counter[str]] = {}
-    for name in _under(manifest["outputs"], "", "dropped"):
-        if not manifest["outputs"][name]["rows"]:
-            continue
-        gone = pl.read_parquet(history.path(f"{manifest['step']}/{name}")).select("id", RULE)
-        for shard in _under(split["outputs"], "", "kept"):
-            if generation_of(shard) == generation_of(name):
-                ids = pl.scan_parquet(history.path(f"{split['step']}/{shard}")).select("id")
-                table = gone.lazy().join(ids, on="id", how="semi").group_by("rule").len().collect()
-                if table.height:
-                    found.setdefault(_door(shard), Counter()).update(dict(table.iter_rows()))
-    return found
+def _by_rule(path: Path) -> Counter[str]:
+    return Counter(dict(pl.scan_parquet(path).group_by(RULE).len().collect().iter_rows()))
 
 
-def _text_bytes(manifest: Mapping[str, Any], history: Files) -> Counter[Door]:
+def _gone_from(made: Made, name: str, split: Made, history: Files) -> Iterator[tuple[Door, Counter[str]]]:
+    """The same of a table of `versions`, which holds the documents of a generation, whatever their source."""
+    gone = pl.read_parquet(history.path(f"{made.step}/{name}"), columns=["id", "reason", "detail"]).select("id", RULE)
+    for shard in files_under(split.rows, "", "kept"):
+        if generation_of(shard) == generation_of(name):
+            ids = pl.scan_parquet(history.path(f"{split.step}/{shard}")).select("id")
+            table = gone.lazy().join(ids, on="id", how="semi").group_by("rule").len().collect()
+            yield _door(shard), Counter(dict(table.iter_rows()))
+
+
+def _text_bytes(made: Made, history: Files) -> Counter[Door]:
     """UTF-8 bytes of the texts that an artifact keeps."""
     size = pl.col("text").str.len_bytes().cast(pl.Int64).sum()
     found: Counter[Door] = Counter()
-    for name in _under(manifest["outputs"], "", "kept"):
-        found[_door(name)] += pl.scan_parquet(history.path(f"{manifest['step']}/{name}")).select(size).collect().item()
+    for name in files_under(made.rows, "", "kept"):
+        found[_door(name)] += pl.scan_parquet(history.path(f"{made.step}/{name}")).select(size).collect().item()
     return found
 
 
@@ -300,7 +351,7 @@ def _summed(table: pl.DataFrame, *by: str) -> pl.DataFrame:
     return table.group_by(by).agg(pl.col("documents", "bytes").sum())
 
 
-def _under(names: Iterable[str], step: str, folder: str) -> list[str]:
+def files_under(names: Iterable[str], step: str, folder: str) -> list[str]:
     prefix = f"{step}/{folder}/" if step else f"{folder}/"
     return [name for name in names if name.startswith(prefix) and name.endswith(".parquet")]
 
@@ -312,12 +363,14 @@ def _of_role(
         name
         for step, manifest in steps.items()
         if manifest["role"] == role
-        for name in _under(files[step], step, folder)
+        for name in files_under(files[step], step, folder)
     ]
 
 
 def _fetched(step: str, names: Sequence[str], history: Files) -> Fetched:
-    tables = {_generation(name): pl.read_parquet(history.path(name)) for name in _under(names, step, "fetches")}
+    tables = {
+        generation_of_file(name): pl.read_parquet(history.path(name)) for name in files_under(names, step, "fetches")
+    }
     table = pl.concat(tables.values(), how="diagonal")
     forbidden = table.filter(pl.col("outcome") == "forbidden").with_columns(pl.col("reason").fill_null("robots.txt"))
     return Fetched(
