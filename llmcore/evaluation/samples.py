@@ -1,16 +1,28 @@
-"""Text that the model writes: seeded, so that the same model writes the same samples."""
+"""Text that the model writes: seeded, so that the same model writes the same samples; and what it starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
-import torch
-from tokenizers import Tokenizer
+import polars as pl
 
-from llmcore.model.transformer import Transformer
+if TYPE_CHECKING:  # what only chooses prompts needs no torch
+    import torch
+    from tokenizers import Tokenizer
+
+    from llmcore.model.transformer import Transformer
+
+PROMPT_WORDS = 6
+PROMPT_LETTERS = 60  # of scripts that put no blanks between words
+PROSE_LETTERS = 60  # of a line at least, or it is taken for a title, a menu or a signature
+LOOKED_AT = 20  # documents of a source, for a line to start from
+ATTEMPTS = 4  # at a sample that is not blank
+BLANK_LETTERS = 8  # fewer, beside white space, are no text
 
 
-@torch.inference_mode()
 def write_samples(
     model: Transformer,
     tokenizer: Tokenizer,
@@ -21,19 +33,79 @@ def write_samples(
     top_k: int,
     seed: int,
 ) -> list[dict[str, str]]:
-    """One sample a prompt of at most `count` tokens: [{prompt, text}]; ends early at the end of text."""
+    """One sample a prompt of at most `count` tokens: [{prompt, text}]; ends early at the end of text.
+
+    What comes out blank is drawn again, a few times: a model of web pages may end a text at once, or write blank lines.
+    """
+    import torch
+
     source = torch.Generator().manual_seed(seed)
     samples = []
     for prompt in prompts:
         tokens = [beginning, *tokenizer.encode(prompt, add_special_tokens=False).ids]
-        first = len(tokens)
+        best = ""
+        for _ in range(ATTEMPTS):
+            written = _continue(model, tokens, beginning, count, temperature, top_k, source)
+            text = tokenizer.decode(written, skip_special_tokens=True)
+            best = max(best, text, key=_letters)
+            if _letters(best) >= BLANK_LETTERS:
+                break
+        samples.append({"prompt": prompt, "text": best})
+    return samples
+
+
+def beginnings(documents: pl.DataFrame, count: int = 3) -> list[str]:
+    """Prompts: the first words of a line of prose, from different sources as far as there are, no two alike.
+
+    documents: columns source and text. A line that several of the documents have (the head of a site's pages) is none
+    to start from, nor is a short one; of a document without any other its first words are taken.
+    """
+    by_source: list[list[str]] = []
+    for part in documents.partition_by("source", maintain_order=True):
+        texts = part["text"].head(LOOKED_AT).to_list()
+        by_source.append(list(_openings(texts)))
+    found: dict[str, str] = {}
+    for turn in zip_longest(*sorted(by_source, key=len, reverse=True)):
+        for prompt in turn:
+            if prompt:
+                found.setdefault(prompt.casefold(), prompt)
+    return list(found.values())[:count]
+
+
+def _openings(texts: Sequence[str]) -> Iterator[str]:
+    """Of each text the first words of the line to start from."""
+    seen = Counter(line.strip() for text in texts for line in set(text.split("\n")))
+    for text in texts:
+        lines = (line.strip() for line in text.split("\n"))
+        prose = (line for line in lines if len(line) >= PROSE_LETTERS and seen[line] == 1)
+        words = next(prose, text).split(maxsplit=PROMPT_WORDS)[:PROMPT_WORDS]
+        yield " ".join(words)[:PROMPT_LETTERS].rstrip()
+
+
+def _continue(
+    model: Transformer,
+    tokens: Sequence[int],
+    beginning: int,
+    count: int,
+    temperature: float,
+    top_k: int,
+    source: torch.Generator,
+) -> list[int]:
+    """The tokens that the model draws behind the given ones, up to the end of text or `count`."""
+    import torch
+
+    drawn = list(tokens)
+    with torch.inference_mode():
         for _ in range(count):
-            seen = torch.tensor([tokens[-model.config.window :]], device=model.device)
+            seen = torch.tensor([drawn[-model.config.window :]], device=model.device)
             logits = model(seen)[0, -1].float().cpu() / temperature
             best, ids = logits.topk(min(top_k, logits.numel()))
             chosen = int(ids[torch.multinomial(best.softmax(dim=-1), 1, generator=source)])
             if chosen == beginning:
                 break
-            tokens.append(chosen)
-        samples.append({"prompt": prompt, "text": tokenizer.decode(tokens[first:], skip_special_tokens=True)})
-    return samples
+            drawn.append(chosen)
+    return drawn[len(tokens) :]
+
+
+def _letters(text: str) -> int:
+    return len("".join(text.split()))

@@ -29,7 +29,6 @@ from llmcore.tokens.draw import first_within
 
 LN2 = float(np.log(2))
 ORDERS = {"unigram": 1, "ngram_5": 5, "ngram_7": 7}
-PROMPT_WORDS = 6
 HELD_OUT = ("test", "validation")
 SPLITS = (*HELD_OUT, "train")
 DRAWN = pl.Schema(
@@ -108,17 +107,12 @@ def evaluate(inputs: Mapping[str, Files], params: EvaluateParams, run: Run) -> d
         rates[name] = memorisation.continuation_rate(model, pieces, beginning, params.memorisation_prompts, params.seed)
     _write(run, "memorisation.json", rates)
     run.progress(5, 6, "samples")
-    prompts = params.prompts or _beginnings(drawn)
+    prompts = params.prompts or samples.beginnings(pl.concat(drawn[split] for split in HELD_OUT))
     written = samples.write_samples(
         model, tokenizer, prompts, beginning, params.sample_tokens, params.temperature, params.top_k, params.seed
     )
     _write(run, "samples.json", written)
     return _headline(report, rates)
-
-
-def _beginnings(drawn: Mapping[str, pl.DataFrame]) -> list[str]:
-    texts = pl.concat([drawn[split]["text"] for split in HELD_OUT]).head(3)
-    return [" ".join(text.split(maxsplit=PROMPT_WORDS)[:PROMPT_WORDS]) for text in texts]
 
 
 def _draw(documents: Files, tokens: Files, split: str, most: int, gone: pl.DataFrame) -> pl.DataFrame:
