@@ -14,6 +14,7 @@ from llmcore.errors import UsageError
 
 MODEL = ("config.json", "model.safetensors")
 TOKENIZER = "tokenizer.json"
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def generate(
@@ -35,7 +36,11 @@ def generate(
     missing = [name for name in MODEL if name not in made.outputs]
     if missing:
         raise UsageError(f"{made.stage}/{made.key[:12]} holds no model; name a published model, or a `train` artifact")
-    vocabulary = next(each for each in reversed(manifests_behind(store, [made])) if TOKENIZER in each.outputs)
+    if device not in DEVICES:
+        raise UsageError(f"--device {device}: there are {', '.join(DEVICES)}")
+    vocabulary = made
+    if TOKENIZER not in made.outputs:
+        vocabulary = next(each for each in manifests_behind(store, [made]) if each.role == "tokenizer")
 
     from llmcore.evaluation.samples import write_samples
     from llmcore.model.device import device_of
