@@ -91,9 +91,9 @@ def test_the_shell_completes_commands_stages_and_refs() -> None:
     [
         (("rnu",), "rnu"),
         (("run", "--untli", "pack"), "--until"),
-        (("show",), "REF"),
+        (("show",), "ref"),
         (("dropped", "x", "--n", "0"), "--n"),
-        (("export", "x"), "FOLDER"),
+        (("export", "x"), "folder"),
     ],
 )
 def test_a_wrong_call_is_one_line_that_names_the_help(words: tuple[str, ...], told: str) -> None:
