@@ -32,7 +32,7 @@ class ProgressBar:
         self._artifact: UUID | None = None
         self._shown = self._drawn = 0.0
         self._logged = time.monotonic()
-        self._first: tuple[float, float] | None = None  # time and amount done of the first report
+        self._first = (0.0, 0.0, 0.0)  # time, amount done and total of the first report of this total
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -44,7 +44,8 @@ class ProgressBar:
     def report(self, done: float, total: float, text: str = "") -> None:
         now = time.monotonic()
         percent = min(100.0, 100.0 * done / total) if total else 0.0
-        self._first = self._first or (now, done)
+        if self._first[2] != total:  # what came before (a trainer that starts) says nothing of the speed
+            self._first = (now, done, total)
         screen = terminal()
         if screen is not None and screen.live:
             if now - self._drawn >= DRAW_EVERY_SECONDS:
@@ -61,7 +62,7 @@ class ProgressBar:
         """How much of how much, what the stage says of it, and the time left, judged by the time since the first
         report (an earlier run may have done a part)."""
         parts = [f"{done:,.0f} of {total:,.0f} {self.unit}".rstrip()] if total > 1 else []
-        began, before = self._first or (now, done)
+        began, before, _ = self._first
         if done > before and done < total:
             parts.append(f"{duration((now - began) * (total - done) / (done - before))} left")
         return ", ".join([*parts, *([text] if text else [])])

@@ -16,6 +16,7 @@ commands = typer.Typer()
 # read by the flows' libraries when they are first imported; what a user has set stays
 ENVIRONMENT = {
     "DO_NOT_TRACK": "1",  # no library tells its maker of this run
+    "RAY_USAGE_STATS_ENABLED": "0",  # which asks for a name of its own
     # torch's threads: on a busy machine their default, to wait for each other for long, costs most of the time
     "GOMP_SPINCOUNT": "100000",
 }
