@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 if TYPE_CHECKING:  # what only chooses prompts needs no torch
-    import torch
     from tokenizers import Tokenizer
 
     from llmcore.model.transformer import Transformer
@@ -19,8 +18,6 @@ PROMPT_WORDS = 6
 PROMPT_LETTERS = 60  # of scripts that put no blanks between words
 PROSE_LETTERS = 60  # of a line at least, or it is taken for a title, a menu or a signature
 LOOKED_AT = 20  # documents of a source, for a line to start from
-ATTEMPTS = 4  # at a sample that is not blank
-BLANK_LETTERS = 8  # fewer, beside white space, are no text
 
 
 def write_samples(
@@ -33,24 +30,28 @@ def write_samples(
     top_k: int,
     seed: int,
 ) -> list[dict[str, str]]:
-    """One sample a prompt of at most `count` tokens: [{prompt, text}]; ends early at the end of text.
-
-    What comes out blank is drawn again, a few times: a model of web pages may end a text at once, or write blank lines.
-    """
+    """One sample a prompt of at most `count` tokens: [{prompt, text}]; ends early at the end of text, but not before
+    there is any: a model of web pages may end a text at once."""
     import torch
 
     source = torch.Generator().manual_seed(seed)
     samples = []
-    for prompt in prompts:
-        tokens = [beginning, *tokenizer.encode(prompt, add_special_tokens=False).ids]
-        best = ""
-        for _ in range(ATTEMPTS):
-            written = _continue(model, tokens, beginning, count, temperature, top_k, source)
-            text = tokenizer.decode(written, skip_special_tokens=True)
-            best = max(best, text, key=_letters)
-            if _letters(best) >= BLANK_LETTERS:
-                break
-        samples.append({"prompt": prompt, "text": best})
+    with torch.inference_mode():
+        for prompt in prompts:
+            tokens = [beginning, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+            first, blank = len(tokens), True
+            for _ in range(count):
+                seen = torch.tensor([tokens[-model.config.window :]], device=model.device)
+                logits = model(seen)[0, -1].float().cpu() / temperature
+                blank = blank and not tokenizer.decode(tokens[first:], skip_special_tokens=True).strip()
+                if blank:
+                    logits[beginning] = -torch.inf
+                best, ids = logits.topk(min(top_k, logits.numel()))
+                chosen = int(ids[torch.multinomial(best.softmax(dim=-1), 1, generator=source)])
+                if chosen == beginning:
+                    break
+                tokens.append(chosen)
+            samples.append({"prompt": prompt, "text": tokenizer.decode(tokens[first:], skip_special_tokens=True)})
     return samples
 
 
@@ -80,32 +81,3 @@ def _openings(texts: Sequence[str]) -> Iterator[str]:
         prose = (line for line in lines if len(line) >= PROSE_LETTERS and seen[line] == 1)
         words = next(prose, text).split(maxsplit=PROMPT_WORDS)[:PROMPT_WORDS]
         yield " ".join(words)[:PROMPT_LETTERS].rstrip()
-
-
-def _continue(
-    model: Transformer,
-    tokens: Sequence[int],
-    beginning: int,
-    count: int,
-    temperature: float,
-    top_k: int,
-    source: torch.Generator,
-) -> list[int]:
-    """The tokens that the model draws behind the given ones, up to the end of text or `count`."""
-    import torch
-
-    drawn = list(tokens)
-    with torch.inference_mode():
-        for _ in range(count):
-            seen = torch.tensor([drawn[-model.config.window :]], device=model.device)
-            logits = model(seen)[0, -1].float().cpu() / temperature
-            best, ids = logits.topk(min(top_k, logits.numel()))
-            chosen = int(ids[torch.multinomial(best.softmax(dim=-1), 1, generator=source)])
-            if chosen == beginning:
-                break
-            drawn.append(chosen)
-    return drawn[len(tokens) :]
-
-
-def _letters(text: str) -> int:
-    return len("".join(text.split()))
