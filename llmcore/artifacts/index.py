@@ -89,7 +89,8 @@ def resolve_ref(store: Store, text: str) -> Manifest:
         keys = sorted({(summary.key, summary.stage) for summary in found})
         if len(keys) > 1:
             some = ", ".join(f"{stage}/{key[:SHOWN_DIGITS]}" for key, stage in keys[:MOST_SHOWN])
-            raise UsageError(f"{text!r} fits {len(keys)} artifacts in {store.uri} ({some}…); give more digits")
+            more = ", …" if len(keys) > MOST_SHOWN else ""
+            raise UsageError(f"{text!r} fits {len(keys)} artifacts in {store.uri} ({some}{more}); give more digits")
         for summary in found:
             manifest = read_manifest(store, summary.stage, summary.key)
             if manifest is not None:
