@@ -153,7 +153,8 @@ def counts_of(store: Store, made: Manifest, before: Iterable[Manifest]) -> list[
     """
     origins = list(before)
     split = next((made_of(origin) for origin in origins if origin.role == "split"), NO_SPLIT)
-    left = _left_by_door(made_of(made), split, labelled(store, [made, *origins]), reasons=False)
+    opened = labelled(store, [made, *origins] if made.role == "versions" else [])  # of the others no file is opened
+    left = _left_by_door(made_of(made), split, opened, reasons=False)
     return list(_rows(made_of(made), _kept(made_of(made), split, left), left))
 
 

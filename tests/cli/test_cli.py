@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pty
 import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from llmcore.evaluation.verdict import verdict
 from llmcore.planning.chain import build
 from llmcore.planning.config import load
 from llmcore.release.facts import CONTENDERS
+from tasks.terminal import ERASE
 from tests.prefect_server import free_port
 from tests.small import small_config
 
@@ -83,6 +86,29 @@ def test_a_run_says_a_line_a_stage_and_nothing_of_prefect(run: tuple[Path, dict[
     assert not again.returncode
     _, *lines = again.stderr.splitlines()
     assert all(line.endswith(" cached") for line in lines), "and nothing is warned of again"
+
+
+def test_on_a_terminal_a_line_is_drawn_anew_and_prefect_has_no_notice(
+    run: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    config, env = run
+    (tmp_path / "prefect").mkdir()
+    fresh = env | {"TERM": "xterm", "PREFECT_HOME": str(tmp_path / "prefect"), "CI": ""}
+    fresh.pop("DO_NOT_TRACK", None)
+    command = [sys.executable, "-m", "llmcore.cli", "run", str(config), "--until", "extract"]
+    master, slave = pty.openpty()
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=fresh) as process:
+        os.close(slave)
+        said = b""
+        with suppress(OSError):  # which is how a terminal without a writer ends
+            while part := os.read(master, 65536):
+                said += part
+    os.close(master)
+    assert process.returncode == 0, said
+    text = said.decode()
+    assert f"{ERASE}extract  …{ERASE}extract " in text
+    assert "usage data" not in text and "refect" not in text
+    assert text.splitlines()[-1].startswith(f"{ERASE}stopped after extract")
 
 
 def test_a_run_ends_in_samples_measures_a_verdict_and_the_model(run: tuple[Path, dict[str, str]]) -> None:
