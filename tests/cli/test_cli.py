@@ -36,9 +36,9 @@ COPY_OF, NEAR_COPY_OF = "003.txt", "005.txt"
 ROOT = Path(__file__).parents[2]
 
 
-def call(*words: str, env: dict[str, str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def call(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "llmcore.cli", *words], env=env, cwd=folder, capture_output=True, text=True, timeout=400
+        [sys.executable, "-m", "llmcore.cli", *words], env=env, capture_output=True, text=True, timeout=400
     )
 
 
@@ -153,7 +153,7 @@ def test_what_was_dropped_is_shown_with_its_text(run: tuple[Path, dict[str, str]
     (row,) = table("dropped", "small", "--rule", "exact_duplicate", env=env)
     assert row["stage"] == "dedup" and row["source"] == "notes" and row["url"].endswith("900.txt")
     before = (config.parent / "texts" / COPY_OF).read_text()
-    assert row["text"][:200].split() == before[:400].split()[: len(row["text"][:200].split())]
+    assert row["text"].split()[:100] == before.split()[:100]
     rows = table("dropped", "small", "--stage", "dedup", env=env)
     assert {row["rule"] for row in rows} == {"exact_duplicate", "near_duplicate"}
     assert len(table("dropped", "small", "--stage", "dedup", "--n", "1", env=env)) == 1
@@ -211,7 +211,7 @@ def test_keys_may_be_shortened_as_long_as_they_name_one(run: tuple[Path, dict[st
 def page_commands() -> list[str]:
     """What docs/commands.md shows of commands that look; those that make something are test_making's."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/commands.md").read_text(), re.S)
-    lines = [line.split("#")[0].split(">")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
     making = tuple(f"llmcore {name} " for name in ("run", "dataset", "refresh", "pretrain", "release"))
     return [line for line in lines if line.startswith("llmcore ") and not line.startswith(making)]
 
@@ -221,10 +221,11 @@ def test_the_commands_of_the_page_do_what_it_says(
     command: str, run: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     config, env = run
-    words = shlex.split(command.replace("mine.yaml", str(config)).replace("mine", "small"))
-    done = call(*words[1:], env=env, folder=tmp_path)
+    line = command.replace("mine.yaml", str(config)).replace("mine", "small")
+    line = line.replace("llmcore", f"{shlex.quote(sys.executable)} -m llmcore.cli", 1)
+    done = subprocess.run(["bash", "-c", f"{line}\nexit $?"], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip()
+    assert done.stdout.strip() or any(path.stat().st_size for path in tmp_path.iterdir())
 
 
 def test_tables_and_json(run: tuple[Path, dict[str, str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +75,8 @@ def test_the_stages_of_help_and_completion_are_those_of_the_chain(tmp_path: Path
 
 
 def test_the_shell_completes_commands_stages_and_refs() -> None:
-    script = call("--show-completion", "bash").stdout
-    assert "_LLMCORE_COMPLETE" in script
+    show = f"{shlex.quote(sys.executable)} -m llmcore.cli --show-completion\nexit $?"  # it looks who its parent is
+    assert "_LLMCORE_COMPLETE" in subprocess.run(["bash", "-c", show], capture_output=True, text=True).stdout
 
     def completed(line: str) -> set[str]:
         settings = {"_LLMCORE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
