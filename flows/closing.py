@@ -99,11 +99,15 @@ def _say_measures(metrics: Mapping[str, Any]) -> None:
         if any(value is not None for value in values):
             print(f"  {CONTENDERS[name]:<48}" + "".join(f"{_number(value):>12}" for value in values))
     shown = {f"{split}_{keys.get(name, name)}" for split in SPLITS for name in CONTENDERS}
-    others = {name: value for name, value in metrics.items() if name not in shown and isinstance(value, (int, float))}
+    ends = tuple(f"_{end}" for end in ("low", "high"))
+    plain = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+    others = {name: value for name, value in plain.items() if name not in shown and not name.endswith(ends)}
     if others:
         print("also measured")
     for name, value in others.items():
-        print(f"  {name.replace('_', ' '):<48}{_number(value):>12}")
+        low, high = (metrics.get(f"{name}{end}") for end in ends)
+        interval = "" if low is None else f"   {_number(low)} to {_number(high)}"
+        print(f"  {name.replace('_', ' '):<48}{_number(value):>12}{interval}")
     print(f"\nverdict    {verdict(metrics)}")
 
 
