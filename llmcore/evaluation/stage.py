@@ -218,5 +218,5 @@ def _write(run: Run, name: str, data: Any) -> None:
 
 
 STAGE = Stage(
-    "evaluate", version=2, role="evaluation", params=EvaluateParams, function="llmcore.evaluation.stage:evaluate"
+    "evaluate", version=3, role="evaluation", params=EvaluateParams, function="llmcore.evaluation.stage:evaluate"
 )
