@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from llmcore.account.funnel import FunnelRow, counts_of, worst_rule
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
 from llmcore.artifacts.recipe import Step
+from llmcore.artifacts.shards import shard_order
 from llmcore.artifacts.store import Store
 from llmcore.planning.chain import Chain
 
@@ -46,17 +47,20 @@ class Lines:
         return f"{step.name:<{self._names}} {middle} {took:>{SECONDS}}"
 
     def warnings(self, step: Step, done: Mapping[str, ArtifactRef], seconds: float | None) -> Iterator[str]:
-        """One for each source of which a step that ran just now dropped much."""
+        """One for each source of which a step that ran just now dropped much; after a refresh, of what that brought."""
         if seconds is None:
             return
         made = manifest_of(self.store, done[step.name])
         by_source: dict[str, list[FunnelRow]] = {}
-        for row in self._rows(step, made, done):
-            by_source.setdefault(row.source, []).append(row)
+        counted = self._rows(step, made, done)
+        newest = max((row.generation for row in counted), key=shard_order, default="")
+        for row in counted:
+            if row.generation == newest:
+                by_source.setdefault(row.source, []).append(row)
         for source, rows in by_source.items():
             read, lost = sum(row.read for row in rows), sum(row.dropped for row in rows)
             if lost > MUCH * read:
-                rule = worst_rule(self.store, made, source)
+                rule = worst_rule(self.store, made, source, newest)
                 look = f"llmcore dropped {made.key[:DIGITS]} --source {source}"
                 yield (
                     f"{step.name} dropped {lost:,} of {read:,} documents of {source} ({100 * lost / read:.0f} %), "
@@ -77,7 +81,7 @@ def _in_short(made: Manifest) -> str:
         return _counted({"page": found.get("pages"), "file": found.get("files")})
     if made.role == "tokenizer":
         return f"vocabulary of {found.get('vocab_size', 0):,}"
-    if made.role == "tokens":
+    if made.role in ("split", "tokens"):
         return _counted({"document": sum(rows.values())})
     if made.role == "plan":
         return _counted({"token": found.get("train_tokens"), "window": found.get("train_windows")})

@@ -151,16 +151,22 @@ def counts_of(store: Store, made: Manifest, before: Iterable[Manifest]) -> list[
 
     before: the artifacts whose documents it read.
     """
-    origins = list(before)
+    mine, origins = made_of(made), list(before)
+    if not mine.is_door:
+        return []
     split = next((made_of(origin) for origin in origins if origin.role == "split"), NO_SPLIT)
     opened = labelled(store, [made, *origins] if made.role == "versions" else [])  # of the others no file is opened
-    left = _left_by_door(made_of(made), split, opened, reasons=False)
-    return list(_rows(made_of(made), _kept(made_of(made), split, left), left))
+    left = _left_by_door(mine, split, opened, reasons=False)
+    return list(_rows(mine, _kept(mine, split, left), left))
 
 
-def worst_rule(store: Store, made: Manifest, source: str) -> str:
-    """The rule that took most documents of a source, judged by some of its shards if they are many; "" if none did."""
-    shards = [name for name in files_under(made.outputs, "", "dropped") if source_of(name) in (source, "")]
+def worst_rule(store: Store, made: Manifest, source: str, generation: str) -> str:
+    """The rule that took most of a source's generation, judged by some shards if there are many; "" if none did."""
+    shards = [
+        name
+        for name in files_under(made.outputs, "", "dropped")
+        if source_of(name) in (source, "") and generation_of_file(name) == generation
+    ]
     some = [name for name in shards if made.outputs[name].rows]
     some = some[:: max(1, len(some) // SHARDS_LOOKED_AT)]
     counts = sum((_by_rule(StoreFiles(store, made.outputs).path(name)) for name in some), Counter[str]())

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llmcore.account.funnel import funnel
+from llmcore.account.dropped import dropped_behind
+from llmcore.account.funnel import counts_of, funnel, rows_behind, worst_rule
 from llmcore.account.trace import trace
 from llmcore.artifacts import roots, runner
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
@@ -214,3 +215,27 @@ def test_the_funnel_tells_the_generations_apart_and_what_no_longer_stands(refres
     assert standing["versions"] == len(second.planned()) == sum(row["documents"] for row in told.splits)
     assert told.sources[0]["trained_documents"] == second.plan()["id"].n_unique() == told.splits[0]["documents"]
     assert told.splits[0]["tokens"] == second.plan()["length"].sum()
+
+
+def test_what_no_longer_stands_can_be_read_as_it_was(refreshed: Refreshed) -> None:
+    second = refreshed.second
+    found = {row.rule: row for row in dropped_behind(second.store, second.manifest("pack"), stage="versions")}
+    before = refreshed.first.files("split").table("kept/")
+    for rule, id, url in (("superseded", refreshed.old, refreshed.edited), ("gone", refreshed.gone, refreshed.deleted)):
+        row = found.pop(rule)
+        assert (row.id, row.url, row.source, row.generation) == (id, url, "notes", "g000")
+        assert row.text == before.filter(pl.col("id") == id)["text"].item()
+    assert not found
+
+
+def test_counts_from_manifests_alone_are_those_of_the_funnel(refreshed: Refreshed) -> None:
+    second = refreshed.second
+    rows = rows_behind(second.store, second.manifest("pack"))
+    counted = {
+        (row.stage, row.generation): (row.read, row.kept, row.dropped)
+        for step in second.done
+        for row in counts_of(second.store, second.manifest(step), [second.manifest("split")])
+    }
+    assert counted == {(row.stage, row.generation): (row.read, row.kept, row.dropped) for row in rows}
+    assert worst_rule(second.store, second.manifest("versions"), "notes", "g000") in ("gone", "superseded")
+    assert worst_rule(second.store, second.manifest("versions"), "notes", "g001") == ""
