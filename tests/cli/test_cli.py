@@ -210,7 +210,7 @@ def test_keys_may_be_shortened_as_long_as_they_name_one(run: tuple[Path, dict[st
 
 
 def page_commands() -> list[str]:
-    """What docs/commands.md shows of commands that look; those that make something are test_making's and test_init's."""
+    """What docs/commands.md shows of commands that look; the others are test_making's and test_init's."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/commands.md").read_text(), re.S)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
     making = tuple(f"llmcore {name} " for name in ("init", "run", "dataset", "refresh", "pretrain", "release"))
