@@ -23,6 +23,8 @@ STAGES = (
     "ingest",
     "extract",
     "clean",
+    "site_lines",
+    "trim",
     "language",
     "pii",
     "signatures",
