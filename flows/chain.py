@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from functools import partial
 
 from prefect.logging import get_run_logger
 
+from flows.lines import Lines
 from flows.outages import outlast
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.roots import RunRoot
@@ -17,6 +19,7 @@ from llmcore.planning.checks import must_work
 from llmcore.planning.config import PipelineConfig
 from tasks.present import present
 from tasks.stages import executor
+from tasks.terminal import terminal
 
 
 def step_with(chain: Chain, role: str) -> str:
@@ -46,13 +49,22 @@ def run_chain(
             f"--force: {min(forced - runs)!r} is a snapshot that the dataset stands on; `llmcore refresh` fetches what "
             "changed, --reset-head begins anew"
         )
-    log = get_run_logger()
+    log, lines, screen = get_run_logger(), Lines(store, chain), terminal()
     with executor(store, config.execution, root) as work:
+        log.info(lines.head())
         for step in chain.until(until):
             if step.name in done:
                 continue
+            if screen is not None:
+                screen.bar(f"{step.name}  …")
+            began = time.monotonic()
             again = bool(forced & {step.name, step.stage.name})
             done[step.name] = outlast(config.execution, step.name, partial(work.run, step, done, force=again))
-            log.info("%-22s %s", step.name, done[step.name].digest[:12])
+            if screen is not None:
+                screen.bar("")
+            seconds = None if step.name in work.found else time.monotonic() - began
+            log.info(lines.of(step, done, seconds))
+            for warning in lines.warnings(step, done, seconds):
+                log.warning(warning)
             present(store, config.name, step, done)
     return done

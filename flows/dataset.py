@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.chain import run_chain, step_with
-from flows.start import say_dataset, start
+from flows.closing import say_dataset
+from flows.start import start
 from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store

@@ -7,7 +7,8 @@ from typing import Any
 from prefect import flow
 
 from flows.chain import run_chain
-from flows.start import say_model, start
+from flows.closing import say_model, say_stopped
+from flows.start import start
 from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
@@ -52,5 +53,4 @@ def run(
     if until is None:
         say_model(made)
     else:
-        last = list(made.done.values())[-1]
-        print(f"stopped after {until}: {last.stage}/{last.key[:12]} in {made.store.uri}")
+        say_stopped(made, until)

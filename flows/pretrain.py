@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.chain import run_chain, step_with
-from flows.start import say_evaluation, start
+from flows.closing import say_evaluation
+from flows.start import start
 from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store

@@ -10,7 +10,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.chain import run_chain, step_with
-from flows.start import say_dataset, start
+from flows.closing import say_dataset
+from flows.start import start
 from llmcore.artifacts import roots
 from llmcore.artifacts.lease import Lease, take
 from llmcore.artifacts.manifest import ArtifactRef

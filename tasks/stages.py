@@ -60,7 +60,7 @@ def stage(
         return Completed(name="Cached", message=f"found {found.stage}/{found.key[:12]}", data=found)
     if step.stage.kind == "per_shard":
         return runner.commit_shards(store, recipe, memos, flow_run.id, began, force)
-    with ProgressBar(step.name) as bar:
+    with ProgressBar(step.name, step.stage.role) as bar:
         return runner.run_global(store, recipe, bar.report, flow_run.id, waiting=_say_who_holds_it, force=force)
 
 
@@ -76,12 +76,16 @@ def shards(store_uri: str, chunk: bytes, workers: int) -> dict[str, Memo]:
 
 
 class Executor:
-    """Runs steps one after another under a run's root; the shards of a step over the configured Prefect task runner."""
+    """Runs steps one after another under a run's root; the shards of a step over the configured Prefect task runner.
+
+    found: the steps whose artifact was there already.
+    """
 
     def __init__(self, store: Store, execution: Execution, root: RunRoot) -> None:
         self.store = store
         self.execution = execution
         self.root = root
+        self.found: set[str] = set()
         self._stack = ExitStack()
         self._runner: TaskRunner[Any] | None = None
 
@@ -96,6 +100,8 @@ class Executor:
             self.store.uri, quote(step), quote(done), quote(memos), force, began, return_state=True
         )
         ref = state.result()
+        if state.name == "Cached":
+            self.found.add(step.name)
         if not isinstance(ref, ArtifactRef):
             raise LlmcoreError(f"{step.name}: its task ended without an artifact; see the log above")
         self.root.hold(step.name, ref)
@@ -124,12 +130,14 @@ class Executor:
         ]
         memos: dict[str, Memo] = {}
         failed = None
-        for future in futures:
-            future.wait()
-            try:
-                memos |= future.result()
-            except Exception as error:
-                failed = failed or error
+        with ProgressBar(recipe.step.name, in_ui=False) as bar:
+            for future in futures:
+                bar.report(len(memos), len(todo), "shards")
+                future.wait()
+                try:
+                    memos |= future.result()
+                except Exception as error:
+                    failed = failed or error
         if failed is not None:
             raise failed
         return memos

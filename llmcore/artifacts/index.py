@@ -19,7 +19,7 @@ from llmcore.artifacts.memory import FAULTS, memory
 from llmcore.artifacts.store import Store
 from llmcore.errors import LlmcoreError, UsageError
 
-LEAST_DIGITS = 4  # of a prefix
+SHOWN_DIGITS, MOST_SHOWN = 12, 3  # of artifacts that a prefix fits
 TABLE = "artifacts (name TEXT PRIMARY KEY, written TEXT, summary TEXT)"
 
 
@@ -71,7 +71,10 @@ def last_of(store: Store, stage: str, step: str) -> Manifest | None:
 
 
 def resolve_ref(store: Store, text: str) -> Manifest:
-    """The artifact that a ref's name, or a unique prefix of a key or digest, stands for. UsageError if none does."""
+    """The artifact that a ref's name, or a unique prefix of a key or digest, stands for; UsageError if none does.
+
+    The prefix may have any length, and its stage in front ("train/5c2e").
+    """
     ref = None
     with suppress(UsageError):
         ref = roots.ref(store, text)
@@ -80,10 +83,14 @@ def resolve_ref(store: Store, text: str) -> Manifest:
             return manifest_of(store, ref_of(store, {"digest": "", **ref.record}))
         except LlmcoreError as error:
             raise LlmcoreError(f"ref {text!r}: {error}") from error
-    if len(text) >= LEAST_DIGITS and all(letter in "0123456789abcdef" for letter in text):
-        found = [s for s in summaries(store) if s.key.startswith(text) or s.digest.startswith(text)]
-        if len({summary.key for summary in found}) > 1:
-            raise UsageError(f"{text!r} fits {len(found)} artifacts in {store.uri}; give more digits")
+    stage, _, digits = text.rpartition("/")
+    if digits and all(letter in "0123456789abcdef" for letter in digits):
+        found = [s for s in summaries(store, stage) if s.key.startswith(digits) or s.digest.startswith(digits)]
+        keys = sorted({(summary.key, summary.stage) for summary in found})
+        if len(keys) > 1:
+            some = ", ".join(f"{stage}/{key[:SHOWN_DIGITS]}" for key, stage in keys[:MOST_SHOWN])
+            more = ", …" if len(keys) > MOST_SHOWN else ""
+            raise UsageError(f"{text!r} fits {len(keys)} artifacts in {store.uri} ({some}{more}); give more digits")
         for summary in found:
             manifest = read_manifest(store, summary.stage, summary.key)
             if manifest is not None:

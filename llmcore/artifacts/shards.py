@@ -6,6 +6,7 @@ import re
 from pathlib import PurePosixPath
 
 GENERATION = re.compile(r"g(\d+)(?=[-.]|$)")
+SOURCE = re.compile(r"g\d+-([a-z0-9_]+)(?=[-.]|$)")  # a source's name has no hyphen, see planning/config.py
 NUMBER = re.compile(r"(?<=-)\d{5,}(?=[-.]|$)")
 
 
@@ -13,6 +14,12 @@ def generation_of(name: str) -> int | None:
     """The generation that a shard belongs to (0: the first snapshot); None for a file that is no shard."""
     found = GENERATION.match(PurePosixPath(name).name)
     return int(found.group(1)) if found else None
+
+
+def source_of(name: str) -> str:
+    """The source whose documents a shard holds; "" for a file that holds those of all, or is no shard."""
+    found = SOURCE.match(PurePosixPath(name).name)
+    return found.group(1) if found else ""
 
 
 def generation_name(number: int) -> str:

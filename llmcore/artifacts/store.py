@@ -28,6 +28,7 @@ from llmcore.errors import CorruptBlobError, LlmcoreError, UsageError
 
 # what would be read otherwise in a URI, or lost at its ends
 RESERVED = re.compile(r"[%#?\s\x00-\x1f\x7f]")
+ROOMS = ("roots", "artifacts", "memo", "runs", "blobs")  # where a store's objects lie; every run begins with a root
 TRANSFERS = 16  # blobs on their way at a time; each waits for its answer most of the time
 
 Item = TypeVar("Item")

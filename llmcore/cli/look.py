@@ -6,24 +6,23 @@ from typing import Annotated
 
 import typer
 
-from llmcore.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from llmcore.cli.options import DEFAULT_STORE, JsonOption, RefArgument, StageArgument, StoreOption, existing_store
 from llmcore.cli.output import print_json, print_table, short
 from llmcore.errors import LlmcoreError, UsageError
 
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(rich_help_panel="Look")
 def ls(
-    stage: Annotated[str | None, typer.Argument(help="only artifacts of this stage")] = None,
+    stage: StageArgument = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
     """List refs and artifacts."""
     from llmcore.artifacts.index import refs_by_key, summaries
-    from llmcore.artifacts.store import open_store
 
-    opened = open_store(store)
+    opened = existing_store(store)
     named = refs_by_key(opened)
     rows = [
         {
@@ -42,13 +41,12 @@ def ls(
     print_json(rows) if as_json else print_table(columns, rows)
 
 
-@commands.command()
-def show(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Show one artifact: REF is a name, or the start of a key or digest."""
+@commands.command(rich_help_panel="Look")
+def show(ref: RefArgument, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Show one artifact: what made it, from what, and its files."""
     from llmcore.artifacts.index import resolve_ref
-    from llmcore.artifacts.store import open_store
 
-    manifest = resolve_ref(open_store(store), ref)
+    manifest = resolve_ref(existing_store(store), ref)
     if as_json:
         print_json(manifest.plain())
         return
@@ -61,14 +59,13 @@ def show(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = Fal
     print_table(["file", "blob", "bytes", "rows"], outputs)
 
 
-@commands.command()
-def lineage(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+@commands.command(rich_help_panel="Look")
+def lineage(ref: RefArgument, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Show the graph behind an artifact, back to its sources."""
     from llmcore.artifacts.index import resolve_ref
     from llmcore.artifacts.lineage import manifests_behind
-    from llmcore.artifacts.store import open_store
 
-    opened = open_store(store)
+    opened = existing_store(store)
     nodes = manifests_behind(opened, [resolve_ref(opened, ref)])
     if as_json:
         print_json([manifest.public() for manifest in nodes])
@@ -85,15 +82,14 @@ def lineage(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = 
     print_table(["step", "key", "digest", "from"], rows)
 
 
-@commands.command()
-def verify(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+@commands.command(rich_help_panel="Look")
+def verify(ref: RefArgument, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Re-hash everything behind an artifact; exit code 1 if anything differs."""
     from llmcore.account.verify import verify as verify_blobs
     from llmcore.artifacts.index import resolve_ref
     from llmcore.artifacts.lineage import manifests_behind
-    from llmcore.artifacts.store import open_store
 
-    opened = open_store(store)
+    opened = existing_store(store)
     top = resolve_ref(opened, ref)
     bad = [{"step": manifest.step, "file": name, "wrong": wrong} for manifest, name, wrong in verify_blobs(opened, top)]
     count = len(manifests_behind(opened, [top]))
@@ -107,7 +103,7 @@ def verify(ref: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = F
         raise LlmcoreError(f"{len(bad)} of the files behind {ref} differ, first: {bad[0]['step']} {bad[0]['wrong']}")
 
 
-@commands.command()
+@commands.command(rich_help_panel="Look")
 def trace(
     url: Annotated[
         str | None, typer.Option(help="of a fetched, forbidden or dropped document; or a file's path or name")
@@ -119,12 +115,11 @@ def trace(
 ) -> None:
     """Show every stage's decision on a document, and every dataset and model that holds it."""
     from llmcore.account.trace import trace as follow
-    from llmcore.artifacts.store import open_store
 
     given = {name: value for name, value in (("url", url), ("doc", doc), ("text", text)) if value}
     if len(given) != 1:
         raise UsageError("give exactly one of --url, --doc and --text")
-    rows = [decision.plain() for decision in follow(open_store(store), **given)]
+    rows = [decision.plain() for decision in follow(existing_store(store), **given)]
     if not rows:
         raise LlmcoreError(f"no document with {next(iter(given))} {next(iter(given.values()))!r} in {store}")
     print_json(rows) if as_json else print_table(["document", "step", "outcome", "detail"], rows)

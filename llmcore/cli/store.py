@@ -8,26 +8,29 @@ from typing import Annotated
 
 import typer
 
-from llmcore.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from llmcore.cli.options import DEFAULT_STORE, JsonOption, RefArgument, StoreOption, existing_store
 from llmcore.cli.output import print_json, print_table
 from llmcore.errors import LlmcoreError, UsageError
 
 commands = typer.Typer()
 
 
-@commands.command()
-def export(ref: str, folder: Path, store: StoreOption = DEFAULT_STORE) -> None:
+@commands.command(rich_help_panel="Store and machine")
+def export(
+    ref: RefArgument,
+    folder: Annotated[Path, typer.Argument(help="a new or empty one")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
     """Write an artifact as ordinary files; a model as the folder that transformers, vLLM and llama.cpp load."""
     from llmcore.artifacts.export import export_files
     from llmcore.artifacts.index import resolve_ref
-    from llmcore.artifacts.store import open_store
 
-    opened = open_store(store)
+    opened = existing_store(store)
     export_files(opened, resolve_ref(opened, ref), folder)
     print(folder)
 
 
-@commands.command()
+@commands.command(rich_help_panel="Store and machine")
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it only show")] = False,
     older_than: Annotated[float, typer.Option(min=0, help="hours; younger objects may belong to a run under way")] = 24,
@@ -38,9 +41,8 @@ def gc(
     """Show (and with --yes delete) what no ref and no run under way reaches."""
     from llmcore.artifacts import roots
     from llmcore.artifacts.gc import collect, garbage
-    from llmcore.artifacts.store import open_store
 
-    opened = open_store(store)
+    opened = existing_store(store)
     if forget is not None:
         if not yes:
             raise UsageError(f"--forget {forget}: a dropped ref does not come back; say --yes too")
@@ -58,7 +60,7 @@ def gc(
         print(f"{len(found)} objects, {total / 1e6:.1f} MB {verb}")
 
 
-@commands.command()
+@commands.command(rich_help_panel="Store and machine")
 def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Say what this machine can do."""
     from llmcore.planning.doctor import examine

@@ -12,17 +12,16 @@ from llmcore.training.marker import FOLDER, Marker
 from llmcore.training.resume import CheckpointParams
 
 KEY_DIGITS = 64
-LEAST_DIGITS = 6  # of a prefix
 
 
 def find(store: Store, key: str) -> CheckpointParams:
-    """The newest whole checkpoint of a training that did not end. key: of the training, or its first 6 or more digits.
+    """The newest whole checkpoint of a training that did not end. key: of the training, or its first digits.
 
     Where its scratch is gone, the newest that was ever taken from it. Raises UsageError if there is none, or the digits
     fit several trainings.
     """
-    if not re.fullmatch(rf"[0-9a-f]{{{LEAST_DIGITS},{KEY_DIGITS}}}", key):
-        raise UsageError(f"--resume {key}: not a key; give {LEAST_DIGITS} or more of its hexadecimal digits")
+    if not re.fullmatch(rf"[0-9a-f]{{1,{KEY_DIGITS}}}", key):
+        raise UsageError(f"--resume {key}: not a key; give its hexadecimal digits, or the first of them")
     found = [params for one in _trainings(store, key) if (params := _in_scratch(store, one)) is not None]
     found = found or _taken(store, key)
     if len({params.key for params in found}) > 1:

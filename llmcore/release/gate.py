@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer
 
 from llmcore.errors import LlmcoreError
 from llmcore.model import huggingface
+from llmcore.release.k_quants import silent
 from llmcore.release.lineage import unlisted
 
 TOLERANCE = 1e-4  # largest difference of a logit in fp32
@@ -99,8 +101,7 @@ def check_gguf(folder: Path, original: Path) -> bool:
     encoder = Tokenizer.from_file(str(folder / "tokenizer.json"))
     ours = huggingface.load(original).float().eval()
     longest = min(PROBE_LENGTH, ours.config.window)
-    theirs = llama_cpp.Llama(str(path), n_ctx=longest, logits_all=True, verbose=False)
-    try:
+    with silent(), closing(llama_cpp.Llama(str(path), n_ctx=longest, logits_all=True, verbose=False)) as theirs:
         for text in AWKWARD_TEXTS:
             expected = encoder.encode(text).ids
             if theirs.tokenize(text.encode(), add_bos=True, special=True) != expected:
@@ -119,8 +120,6 @@ def check_gguf(folder: Path, original: Path) -> bool:
                     f"publish gate: llama.cpp's prediction for {text[:40]!r} is off by {divergence:.2g} nats; "
                     "nothing was published"
                 )
-    finally:
-        theirs.close()
     return True
 
 

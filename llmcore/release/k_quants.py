@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,18 +28,27 @@ def quantise(f16: Path, target: Path, quantisation: str) -> None:
     """Write `target` in a K-quant format from an f16 GGUF file. LlmcoreError if llama.cpp refuses."""
     import llama_cpp
 
-    silent = llama_cpp.llama_log_callback(lambda level, text, data: None)  # it writes to stderr unless told otherwise
-    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quantisation.upper()}")
     params.nthread = 1  # the bytes do not depend on it, but neither should the load on a shared machine
-    try:
+    with silent():
         code = llama_cpp.llama_model_quantize(str(f16).encode(), str(target).encode(), ctypes.byref(params))
-    finally:
-        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), ctypes.c_void_p(0))
     if code:
         raise LlmcoreError(f"{target.name}: llama.cpp's quantiser ended with code {code}; take another format")
     check_written(target, lambda path: _tensors(path) == _tensors(f16))
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """llama.cpp writes to standard error unless it is told otherwise; what matters, its callers say."""
+    import llama_cpp
+
+    nothing = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(nothing, ctypes.c_void_p(0))
+    try:
+        yield
+    finally:
+        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), ctypes.c_void_p(0))
 
 
 def _tensors(path: Path) -> set[str]:

@@ -88,7 +88,7 @@ def test_a_run_outlasts_a_store_that_is_away(
         env |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{between.port}"}
         command = [sys.executable, "-m", "llmcore.cli", "run", str(config), "--until", "split"]
         with running(command, log, env) as run:
-            wait_for(lambda: " - extract " in log.read_text(), "the moment to cut")
+            wait_for(lambda: "\nextract " in log.read_text(), "the moment to cut")
             between.away = True
             wait_for(lambda: "trying again in " in log.read_text(), "the step that is tried again")
             between.away = False

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llmcore.account.funnel import funnel
+from llmcore.account.dropped import dropped_behind
+from llmcore.account.funnel import counts_of, funnel, rows_behind, worst_rule
 from llmcore.account.trace import trace
 from llmcore.artifacts import roots, runner
 from llmcore.artifacts.manifest import ArtifactRef, Manifest, manifest_of
@@ -195,13 +196,46 @@ def test_the_funnel_tells_the_generations_apart_and_what_no_longer_stands(refres
     steps = [step for step in second.done if not step.startswith("previous ")]
     files = {f"{step}/{name}": out for step in steps for name, out in second.manifest(step).outputs.items()}
     told = funnel([second.manifest(step).public() for step in steps], StoreFiles(second.store, files))
-    doors = {door.step: door for door in told.passages}
-    for door in doors.values():
-        assert door.read == door.kept + door.dropped == sum(part.read for part in door.generations)
-        assert door.dropped == sum(count for _, count in door.reasons)
-        assert [part.generation for part in door.generations] == ["g000", "g001"], door.step
-    assert [part.read for part in doors["clean"].generations] == [40, 1]
-    assert doors["versions"].generations[0].reasons == (("gone", 1), ("superseded", 1))
-    assert doors["versions"].kept == len(second.planned()) == sum(row["documents"] for row in told.splits)
+    for row in told.rows:
+        assert row.source == "notes"
+        assert row.read == row.kept + row.dropped
+        assert row.dropped == sum(row.reasons.values())
+    rows = {(row.stage, row.generation): row for row in told.rows}
+    for door in told.passages:
+        assert [generation for stage, generation in rows if stage == door.step] == ["g000", "g001"], door.step
+        assert door.read == sum(row.read for row in told.rows if row.stage == door.step)
+    assert [rows["clean", generation].read for generation in ("g000", "g001")] == [40, 1]
+    assert rows["versions", "g000"].reasons == {"gone": 1, "superseded": 1}
+    assert (
+        rows["clean", "g001"].bytes_read
+        == rows["extract", "g001"].bytes_kept
+        == rows["ingest notes", "g001"].bytes_kept
+    )
+    standing = {door.step: door.kept for door in told.passages}
+    assert standing["versions"] == len(second.planned()) == sum(row["documents"] for row in told.splits)
     assert told.sources[0]["trained_documents"] == second.plan()["id"].n_unique() == told.splits[0]["documents"]
     assert told.splits[0]["tokens"] == second.plan()["length"].sum()
+
+
+def test_what_no_longer_stands_can_be_read_as_it_was(refreshed: Refreshed) -> None:
+    second = refreshed.second
+    found = {row.rule: row for row in dropped_behind(second.store, second.manifest("pack"), stage="versions")}
+    before = refreshed.first.files("split").table("kept/")
+    for rule, id, url in (("superseded", refreshed.old, refreshed.edited), ("gone", refreshed.gone, refreshed.deleted)):
+        row = found.pop(rule)
+        assert (row.id, row.url, row.source, row.generation) == (id, url, "notes", "g000")
+        assert row.text == before.filter(pl.col("id") == id)["text"].item()
+    assert not found
+
+
+def test_counts_from_manifests_alone_are_those_of_the_funnel(refreshed: Refreshed) -> None:
+    second = refreshed.second
+    rows = rows_behind(second.store, second.manifest("pack"))
+    counted = {
+        (row.stage, row.generation): (row.read, row.kept, row.dropped)
+        for step in second.done
+        for row in counts_of(second.store, second.manifest(step), [second.manifest("split")])
+    }
+    assert counted == {(row.stage, row.generation): (row.read, row.kept, row.dropped) for row in rows}
+    assert worst_rule(second.store, second.manifest("versions"), "notes", "g000") in ("gone", "superseded")
+    assert worst_rule(second.store, second.manifest("versions"), "notes", "g001") == ""
