@@ -56,17 +56,15 @@ def write_samples(
 
 
 def beginnings(documents: pl.DataFrame, count: int = 3) -> list[str]:
-    """Prompts: the first words of a line of prose, from different sources as far as there are, no two alike.
+    """Prompts: the first words of a line of prose, from different sources, by name, as far as there are, no two alike.
 
     documents: columns source and text. A line that several of the documents have (the head of a site's pages) is none
     to start from, nor is a short one; of a document without any other its first words are taken.
     """
-    by_source: list[list[str]] = []
-    for part in documents.partition_by("source", maintain_order=True):
-        texts = part["text"].head(LOOKED_AT).to_list()
-        by_source.append(list(_openings(texts)))
+    parts = documents.partition_by("source", as_dict=True, maintain_order=True)
+    by_source = [list(_openings(part["text"].head(LOOKED_AT).to_list())) for _, part in sorted(parts.items())]
     found: dict[str, str] = {}
-    for turn in zip_longest(*sorted(by_source, key=len, reverse=True)):
+    for turn in zip_longest(*by_source):
         for prompt in turn:
             if prompt:
                 found.setdefault(prompt.casefold(), prompt)
