@@ -87,7 +87,8 @@ def test_a_run_is_named_after_its_model(given: dict[str, Any], name: str) -> Non
 
 def test_a_whole_configuration_is_one_too(tmp_path: Path) -> None:
     path = small_config(tmp_path)
-    checked = pipeline.validate_parameters({"config": yaml.safe_load(path.read_text()), "steps": 7})
+    empty = dict.fromkeys(FIELDS)  # as Prefect hands over what was left so
+    checked = pipeline.validate_parameters({**empty, "config": yaml.safe_load(path.read_text()), "steps": 7})
     config = configuration(checked["config"], {"steps": checked["steps"]})
     assert config.train.steps == 7
     assert model_name(checked) == "small"

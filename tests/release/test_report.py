@@ -85,8 +85,8 @@ def test_it_tells_the_whole_story(page: Page) -> None:
         "q4_0",
         "published model",
         "Better than a byte 7-gram",
-        "learning_rate 0.005",
-        "EMAIL_ADDRESS 4",
+        "learning_rate0.005",
+        "EMAIL_ADDRESS4",
         "Nobody said under which licence",
     ):
         assert words in told
