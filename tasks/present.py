@@ -73,13 +73,13 @@ def _funnel_line(row: FunnelRow) -> dict[str, Any]:
     return {
         "stage": row.stage,
         "source": row.source,
-        "generation": row.generation,
         "read": row.read,
         "kept": row.kept,
         "dropped": row.dropped,
         "dropped %": round(100 * row.dropped / row.read, 1) if row.read else 0.0,
-        "text kept": size(row.bytes_kept),
         "rules that took most": rules + (f", and {more} more" if more > 0 else ""),
+        "text kept": size(row.bytes_kept),
+        "generation": row.generation,
     }
 
 
@@ -163,11 +163,11 @@ def _picture(label: str, svg: str) -> str:
 def _quoted(sample: Mapping[str, Any]) -> str:
     # what a model writes is as hostile as what it read: no markup of its own in the UI, and none of it lost
     prompt, text = (_lines(str(sample.get(part, ""))) for part in ("prompt", "text"))
-    return "> <b>" + f"{prompt}</b>{text}".replace("\n", "<br>\n> ")
+    return f"<b>{prompt}</b>{text}".replace("\n", "<br>\n")
 
 
 def _lines(text: str) -> str:
-    """Text for a quotation, line by line; blanks at the beginning of a line stay."""
+    """Text line by line; blanks at the beginning of a line stay."""
     found = []
     for line in text.split("\n"):
         body = line.lstrip(" \t\r")

@@ -84,7 +84,7 @@ def test_a_deployment_runs_and_the_server_shows_all_of_it(api: Api, shown: Shown
     for key, kind, words in (
         ("shown-funnel", "table", "rules that took most"),
         ("shown-loss", "markdown", "data:image/svg+xml"),
-        ("shown-samples", "markdown", ">"),
+        ("shown-samples", "markdown", "<b>"),
         ("shown-evaluation", "markdown", "byte"),
         ("shown-lineage", "markdown", "data:image/svg+xml"),
     ):
