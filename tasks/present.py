@@ -59,7 +59,7 @@ def _show_refresh(store: Store, name: str, done: Mapping[str, ArtifactRef], kept
 
 def _show_funnel(store: Store, name: str, split: Manifest) -> None:
     stored = sum(made.folders["kept"].bytes for made in manifests_behind(store, [split]) if "kept" in made.folders)
-    rows = rows_behind(store, [split], sizes=stored <= MOST_TEXT)
+    rows = rows_behind(store, split, sizes=stored <= MOST_TEXT)
     create_table_artifact(
         [_funnel_line(row) for row in (rows if len(rows) <= MOST_ROWS else over_generations(rows))],
         key=f"{name}-funnel",

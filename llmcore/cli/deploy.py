@@ -14,7 +14,7 @@ from llmcore.cli.run import _flow
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(rich_help_panel="Make")
 def deploy(
     config: Annotated[Path | None, typer.Argument(help="YAML configuration; each run reads it when it begins")] = None,
     cron: Annotated[

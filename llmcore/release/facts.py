@@ -125,6 +125,7 @@ def gather_facts(
 ) -> Facts:
     """Read it all. folder: the exported model. steps: role -> step it was made from. gate: what the gate saw."""
     nodes, edges = graph(manifests, steps)
+    documents = funnel(manifests, inputs["history"])
     evaluation = read_json(inputs["evaluation"], "evaluation.json")
     return Facts(
         name=name,
@@ -143,8 +144,8 @@ def gather_facts(
         samples=read_samples(read_json(inputs["evaluation"], "samples.json")),
         memorisation=read_memorisation(read_json(inputs["evaluation"], "memorisation.json")),
         quantisation=read_json(inputs["quantised"], "quantisation.json"),
-        funnel=funnel(manifests, inputs["history"]),
-        removed=removed_by_rule(manifests, inputs["history"]),
+        funnel=documents,
+        removed=removed_by_rule(manifests, inputs["history"], documents.rows),
         lengths=lengths(manifests, inputs["history"]),
         masked=masked_entities(manifests),
         nodes=nodes,

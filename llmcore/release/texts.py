@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import polars as pl
 
-from llmcore.account.funnel import RULE
+from llmcore.account.dropped import Dropped, dropped
+from llmcore.account.funnel import FunnelRow
 from llmcore.artifacts.stage import Files
+from llmcore.schema import DOCUMENT_SCHEMA
 from llmcore.text import pii
 from llmcore.text.pii_params import PiiParams
 
@@ -67,78 +68,49 @@ def _is_entity(name: str) -> bool:
     return name.isupper() or name == "documents_masked"
 
 
-def removed_by_rule(manifests: Manifests, history: Files) -> list[Removed]:
-    """The rules that took most, with examples of what they took."""
-    taken = [row for manifest in manifests if manifest["role"] != "versions" for row in _taken(manifest, history)]
-    taken.sort(key=lambda row: (-row[2], row[0]["step"], row[1]))
+def removed_by_rule(manifests: Manifests, history: Files, rows: Iterable[FunnelRow]) -> list[Removed]:
+    """The rules that took most, with examples of what they took. rows: of the funnel."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        counts.update({(row.stage, rule): count for rule, count in row.reasons.items()})
+    shown = sorted(counts, key=lambda place: (-counts[place], place))[:RULES]
+    found: dict[tuple[str, str], list[Dropped]] = {place: [] for place in shown}
+    for example in dropped(manifests, history, n=RULES * EXAMPLES):
+        if len(found.get((example.stage, example.rule), ())) < EXAMPLES and (example.stage, example.rule) in found:
+            found[example.stage, example.rule].append(example)
+    texts = _masked([example for part in found.values() for example in part], manifests)
     return [
-        Removed(manifest["step"], rule, count, tuple(_examples(manifest, chosen, manifests, history)))
-        for manifest, rule, count, chosen in taken[:RULES]
+        Removed(step, rule, counts[step, rule], tuple(_told(example, texts[example.id]) for example in part))
+        for (step, rule), part in found.items()
     ]
 
 
-def _taken(
-    manifest: Mapping[str, Any], history: Files
-) -> list[tuple[Mapping[str, Any], str, int, list[tuple[str, str, str]]]]:
-    """Of each rule of a stage how many documents it took, and the first of them: (id, shard, detail)."""
-    counts: Counter[str] = Counter()
-    chosen: dict[str, list[tuple[str, str, str]]] = {}
-    for name, output in sorted(manifest["outputs"].items()):
-        if not name.startswith("dropped/") or not output["rows"]:
-            continue
-        table = pl.read_parquet(history.path(f"{manifest['step']}/{name}")).with_columns(RULE)
-        counts.update(dict(table.group_by("rule").len().iter_rows()))
-        first = table.sort("id").group_by("rule", maintain_order=True).head(EXAMPLES)
-        for rule, id_, detail in first.select("rule", "id", "detail").iter_rows():
-            chosen.setdefault(rule, []).append((id_, PurePosixPath(name).name, detail))
-    return [(manifest, rule, count, sorted(chosen[rule])[:EXAMPLES]) for rule, count in counts.items()]
+def _told(example: Dropped, text: str) -> dict[str, Any]:
+    words = " ".join(text.split())
+    return {
+        "source": example.source,
+        "url": example.url,
+        "value": _value(example.detail),
+        "text": words[:EXCERPT] + ("…" if len(words) > EXCERPT else ""),
+    }
 
 
-def _examples(
-    manifest: Mapping[str, Any], chosen: Sequence[tuple[str, str, str]], manifests: Manifests, history: Files
-) -> list[dict[str, Any]]:
-    origins = [item["step"] for item in manifest["inputs"].get("documents", ())]
-    found = []
-    for id_, shard, detail in chosen:
-        row = _document(id_, shard, origins, manifests, history)
-        text = _masked(row["text"], manifest, manifests) if row else ""
-        words = " ".join(text.split())
-        found.append(
-            {
-                "source": row["source"] if row else "",
-                "url": row["url"] if row else None,
-                "value": _value(detail),
-                "text": words[:EXCERPT] + ("…" if len(words) > EXCERPT else ""),
-            }
-        )
-    return found
-
-
-def _document(
-    id_: str, shard: str, origins: Sequence[str], manifests: Manifests, history: Files
-) -> Mapping[str, Any] | None:
-    """A removed document as it came to the stage; None where it came from a file of the outside world."""
-    outputs = {manifest["step"]: manifest["outputs"] for manifest in manifests}
-    for origin in origins:
-        if f"kept/{shard}" not in outputs.get(origin, {}):
-            continue
-        rows = pl.scan_parquet(history.path(f"{origin}/kept/{shard}")).filter(pl.col("id") == id_)
-        start = pl.col("text").str.slice(0, READ)
-        for row in rows.select("source", "url", text=start).collect().iter_rows(named=True):
-            return dict(row)
-    return None
-
-
-def _masked(text: str, manifest: Mapping[str, Any], manifests: Manifests) -> str:
-    """The text without personal data, if the stage stands before the one that masks it."""
-    steps = [entry["step"] for entry in manifests]
-    masking = [entry for entry in manifests if entry["stage"] == pii.STAGE.name]
-    if any(steps.index(entry["step"]) < steps.index(manifest["step"]) for entry in masking):
-        return text
+def _masked(examples: Sequence[Dropped], manifests: Manifests) -> dict[str, str]:
+    """The beginnings of their texts by id, without personal data where a stage came before the one that masks it."""
+    steps = [manifest["step"] for manifest in manifests]
+    masking = [manifest for manifest in manifests if manifest["stage"] == pii.STAGE.name]
+    place = steps.index(masking[0]["step"]) if masking else len(steps)
+    texts = {example.id: (example.text or "")[:READ] for example in examples}
+    early = [example for example in examples if steps.index(example.stage) <= place and texts[example.id]]
+    if not early:
+        return texts
     params = PiiParams(**masking[0]["params"]) if masking else PiiParams()
-    params = params.model_copy(update={"max_findings": None})
-    kept: pl.DataFrame = pii.scrub(pl.DataFrame({"id": [""], "text": [text]}), params).outputs["kept"]  # type: ignore[assignment]
-    return str(kept["text"][0])
+    blank = dict.fromkeys(DOCUMENT_SCHEMA)
+    rows = [blank | {"id": each.id, "source": each.source, "text": texts[each.id]} for each in early]
+    documents = pl.DataFrame(rows, schema=dict(DOCUMENT_SCHEMA))
+    scrubbed = pii.scrub(documents, params.model_copy(update={"max_findings": None})).outputs["kept"]
+    assert isinstance(scrubbed, pl.DataFrame)
+    return texts | dict(scrubbed.select("id", "text").iter_rows())
 
 
 def _value(detail: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcore.account.funnel import funnel_rows
 from llmcore.release.charts import histogram, lineage_graph, loss_curve, short, standalone
 from llmcore.release.texts import removed_by_rule
 from llmcore.schema import DOCUMENT_SCHEMA, document_id, dropped
@@ -108,7 +109,8 @@ def test_examples_of_removed_text_are_masked_where_they_stood_before_the_masking
         gone, kept = kept.head(2), kept.slice(2)
         chain.write(step, {f"kept/{shard}": kept, f"dropped/{shard}": dropped(gone, step, "short", {"value": 3})})
         chain.add(step, step, {"documents": chain.manifests[-1]["step"]})
-    found = {row.step: row for row in removed_by_rule(chain.manifests, chain.files())}
+    rows = funnel_rows(chain.manifests, chain.files())
+    found = {row.step: row for row in removed_by_rule(chain.manifests, chain.files(), rows)}
     assert [found[step].documents for step in ("clean", "pii", "quality")] == [2, 2, 2]
     assert all("<EMAIL_ADDRESS>" in example["text"] for example in found["clean"].examples)
     assert all("@example.com" in example["text"] for example in found["quality"].examples)  # as the stage saw it
