@@ -83,9 +83,10 @@ class Page:
     def wait_text(self, words: str) -> None:
         self.wait(f"document.body && document.body.innerText.includes({json.dumps(words)})", repr(words))
 
-    def type(self, selector: str, words: str) -> None:
-        """Into a field, in place of what it holds, as a person's keys would."""
-        self.ask(f"(e => {{ e.focus(); e.select && e.select(); }})(document.querySelector({json.dumps(selector)}))")
+    def fill(self, label: str, words: str) -> None:
+        """Put words into the field whose label begins with this word, in place of what it holds, as keys would."""
+        found = f"[...document.querySelectorAll('label')].find(e => e.innerText.split(' ')[0] === {json.dumps(label)})"
+        self.ask(f"(e => {{ e.focus(); e.select(); }})(document.getElementById({found}.htmlFor))")
         self.call("Input.insertText", text=words)
 
     def click(self, script: str) -> None:

@@ -83,6 +83,16 @@ class Api:
             if len(page) < 200:
                 return found
 
+    def artifact_page(self, key: str, run: str) -> str:
+        """Where the UI shows what a run made under a key."""
+        wanted = {"key": {"any_": [key]}, "flow_run_id": {"any_": [run]}}
+        (found,) = self.post("/artifacts/filter", artifacts=wanted)
+        return f"{self.ui}/v2/artifacts/artifact/{found['id']}"
+
+    @property
+    def ui(self) -> str:
+        return str(self.http.base_url).rstrip("/").removesuffix("/api")
+
     def artifact(self, key: str) -> dict[str, Any] | None:
         answer = self.http.get(f"/artifacts/{key}/latest")
         if answer.status_code == 404:

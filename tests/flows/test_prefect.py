@@ -143,6 +143,82 @@ def test_a_configuration_file_and_fields_are_given_on_the_command_line(
     assert run["parameters"]["epochs"] == 2
 
 
+def test_the_form_starts_a_run_with_what_is_typed(api: Api, shown: Shown, tab: Page) -> None:
+    deployment = api.get("/deployments/name/pipeline/shown")
+    tab.open(f"{api.ui}/v2/deployments/deployment/{deployment['id']}/run")
+    tab.wait_text("Start")
+    assert str(shown.config) in str(tab.ask("[...document.querySelectorAll('textarea')].map(field => field.value)"))
+    typed: dict[str, Any] = {"name": "formed", "window": 32, "epochs": 1.5, "until": "clean"}
+    typed["sources"] = f"- kind: text\n  name: typed\n  path: {shown.config.parent}/texts\n  licence: CC0-1.0"
+    for field, value in typed.items():
+        tab.fill(field, str(value))
+    tab.click("[...document.querySelectorAll('button')].find(button => button.innerText === 'Submit')")
+
+    def started() -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = api.post("/flow_runs/filter", deployments={"id": {"any_": [deployment["id"]]}})
+        return [run for run in made if run["parameters"].get("name") == "formed"]
+
+    wait_for(started, "start of the run")
+    (run,) = started()
+    assert {name: run["parameters"].get(name) for name in typed} == typed
+    assert api.finished(run["id"]) == "COMPLETED"
+    names = {task["name"].rsplit("-", 1)[0] for task in api.task_runs(run["id"])}
+    assert "collect typed" in names
+    assert "train" not in names
+
+
+# what a picture's pixels are: how many of them are neither white nor transparent, and in how many colours
+PAINTED = """(async () => {
+  const image = document.images[0], canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  const pen = canvas.getContext("2d");
+  pen.drawImage(image, 0, 0);
+  const data = pen.getImageData(0, 0, canvas.width, canvas.height).data, colours = new Set();
+  let painted = 0;
+  for (let i = 0; i < data.length; i += 4)
+    if (data[i + 3] && data[i] + data[i + 1] + data[i + 2] < 740) {
+      painted++;
+      colours.add((data[i] >> 4) + "," + (data[i + 1] >> 4) + "," + (data[i + 2] >> 4));
+    }
+  return [painted, colours.size];
+})()"""
+
+
+@pytest.mark.parametrize("key", ["loss", "lineage"])
+def test_a_picture_is_one_in_the_browser(api: Api, shown: Shown, tab: Page, key: str) -> None:
+    tab.open(api.artifact_page(f"shown-{key}", shown.run))
+    tab.wait("document.images.length && document.images[0].naturalWidth > 400", "picture")
+    painted, colours = tab.ask(PAINTED)
+    assert painted > 3000, "lines, boxes, letters"
+    assert colours > 5, "a picture without its style is black"
+    if key == "lineage":
+        tab.wait_text("collect notes")
+    assert "base64" not in tab.text()
+    assert "graph TD" not in tab.text()
+
+
+def test_tables_and_texts_are_what_they_should_be_in_the_browser(api: Api, shown: Shown, tab: Page) -> None:
+    tab.open(api.artifact_page("shown-funnel", shown.run))
+    tab.wait_text("decontaminate")
+    for words in ("source", "generation", "dropped %", "rules that took most", "text kept", "notes", "g000"):
+        assert words in tab.text(), words
+    tab.open(api.artifact_page("shown-evaluation", shown.run))
+    tab.wait_text("bits per byte, lower is better")
+    (head,) = tab.ask("[...document.querySelectorAll('thead tr')].map(row => row.innerText)")
+    for words in ("this model", "byte 5-gram, interpolated", "xz -9"):
+        assert words in head.replace("\n", " "), "the model and its baselines side by side"
+    assert "\nWorse than" in tab.text() or "\nBetter than" in tab.text() or "\nNo " in tab.text()
+
+    store = open_store(f"file://{shown.config.parent}/store")
+    (evaluation,) = list(manifests(store, "evaluate"))
+    samples = json.loads(StoreFiles(store, evaluation.outputs).path("samples.json").read_text(encoding="utf-8"))
+    tab.open(api.artifact_page("shown-samples", shown.run))
+    tab.wait_text(" ".join(samples[0]["prompt"].split()))
+    told = "".join(tab.text().split())
+    for sample in samples:
+        assert "".join((sample["prompt"] + sample["text"]).split()) in told
+
+
 def test_what_is_no_configuration_is_refused_before_it_runs(api: Api) -> None:
     deployment = api.get("/deployments/name/pipeline/quickstart")
     for wrong in ({"config": {"name": "x", "sources": 3}}, {"epochs": "many"}, {"formats": ["q9"]}):
