@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from llmcore.artifacts.store import open_store
 from llmcore.planning.chain import build
 from llmcore.planning.config import load
 from llmcore.quickstart import bundled
+from llmcore.release.lineage import unlisted
 from llmcore.sources.site import Site
 from tests import browser
 from tests.browser import Page
@@ -104,6 +108,21 @@ def test_a_deployment_runs_and_the_server_shows_all_of_it(api: Api, shown: Shown
     cached = len(steps) - 1  # the source's snapshot is the dataset's: nothing asks for it again
     states = [task["state"]["name"] for task in api.task_runs(again, least=cached)]
     assert states == ["Cached"] * cached
+
+
+def test_an_export_says_beside_the_hashed_files_when_where_and_how_fast(shown: Shown, tmp_path: Path) -> None:
+    store = f"file://{shown.config.parent}/store"
+    done = llmcore("export", "shown", str(tmp_path / "model"), "--store", store, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "model" / "run.html").read_text()
+    for words in ("tokens a second", "cores", f"{datetime.now(UTC):%Y-}", "train/", "llmcore 0."):
+        assert words in page, words
+    bill = json.loads((tmp_path / "model" / "lineage.json").read_text())
+    assert set(unlisted(tmp_path / "model", bill)) == {"run.html"}, "what is measured is no part of what is vouched for"
+    for name in ("report.html", "README.md"):
+        told = (tmp_path / "model" / name).read_text()
+        assert socket.gethostname() not in told.split()
+        assert "run.html" in told
 
 
 def test_deployments_follow_their_file_and_can_be_listed_and_removed(
