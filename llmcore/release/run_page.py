@@ -17,7 +17,6 @@ from llmcore.artifacts.lineage import manifests_behind
 from llmcore.artifacts.manifest import Manifest
 from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import Store
-from llmcore.release.card import number
 from llmcore.release.facts import read_history
 
 RUN_PAGE = "run.html"
@@ -39,7 +38,6 @@ def run_page(store: Store, published: Manifest) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["number"] = number
     behind = manifests_behind(store, [published])
     models = [manifest for manifest in behind if manifest.role == "model"]
     return environment.get_template("run.html.j2").render(
@@ -48,7 +46,6 @@ def run_page(store: Store, published: Manifest) -> str:
         training=training_facts(store, models[-1]) if models else {},
         steps=[_step(manifest) for manifest in behind],
         packages=dict(published.environment.get("packages", {})),
-        seconds=sum(float(manifest.run.get("seconds") or 0) for manifest in behind),
     )
 
 
@@ -80,10 +77,17 @@ def _step(manifest: Manifest) -> dict[str, str]:
         "step": manifest.step,
         "artifact": f"{manifest.stage}/{manifest.key[:12]}",
         "when": _minute(manifest.run),
-        "took": _duration(float(manifest.run.get("seconds") or 0)),
+        "took": _work(manifest.run),
         "host": str(manifest.run.get("host") or ""),
         "commit": _commit(manifest.environment),
     }
+
+
+def _work(run: Mapping[str, Any]) -> str:
+    """Seconds; of a stage whose shards many workers computed, how many those were."""
+    if "shards_computed" in run:
+        return f"{run['shards_computed']:,} shards"
+    return _duration(float(run.get("seconds") or 0))
 
 
 def _minute(run: Mapping[str, Any]) -> str:
