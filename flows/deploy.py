@@ -149,7 +149,8 @@ def _rows(client: SyncPrefectClient) -> list[dict[str, Any]]:
 
 
 def _cron(schedule: DeploymentSchedule) -> str:
-    words = f"{getattr(schedule.schedule, 'cron', schedule.schedule)} {schedule.schedule.timezone or 'UTC'}"
+    timezone = getattr(schedule.schedule, "timezone", None) or "UTC"
+    words = f"{getattr(schedule.schedule, 'cron', schedule.schedule)} {timezone}"
     return words if schedule.active else f"{words} (paused)"
 
 

@@ -97,12 +97,10 @@ def model_name(given: Mapping[str, Any]) -> str:
     config = given.get("config") or QUICKSTART
     if given.get("name"):
         return str(given["name"])
-    if isinstance(config, str):
-        try:
-            config = configuration(config, {})
-        except LlmcoreError:
-            return Path(config).stem
-    return str(config.name)
+    try:
+        return configuration(config, {}).name
+    except LlmcoreError:
+        return Path(str(config)).stem
 
 
 def configuration(config: Config, asked: Mapping[str, Any]) -> PipelineConfig:

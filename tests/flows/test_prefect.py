@@ -165,8 +165,9 @@ def test_a_configuration_file_and_fields_are_given_on_the_command_line(
 def test_the_form_starts_a_run_with_what_is_typed(api: Api, shown: Shown, tab: Page) -> None:
     deployment = api.get("/deployments/name/pipeline/shown")
     tab.open(f"{api.ui}/v2/deployments/deployment/{deployment['id']}/run")
-    tab.wait_text("Start")
-    assert str(shown.config) in str(tab.ask("[...document.querySelectorAll('textarea')].map(field => field.value)"))
+    tab.wait(
+        f"[...document.querySelectorAll('textarea')].some(e => e.value === {json.dumps(str(shown.config))})", "form"
+    )
     typed: dict[str, Any] = {"name": "formed", "window": 32, "epochs": 1.5, "until": "clean"}
     typed["sources"] = f"- kind: text\n  name: typed\n  path: {shown.config.parent}/texts\n  licence: CC0-1.0"
     for field, value in typed.items():
