@@ -227,7 +227,7 @@ def test_tables_and_texts_are_what_they_should_be_in_the_browser(api: Api, shown
     (head,) = tab.ask("[...document.querySelectorAll('thead tr')].map(row => row.innerText)")
     for words in ("this model", "byte 5-gram, interpolated", "xz -9"):
         assert words in head.replace("\n", " "), "the model and its baselines side by side"
-    assert "\nWorse than" in tab.text() or "\nBetter than" in tab.text() or "\nNo " in tab.text()
+    tab.wait("/(Worse|Better|No)\\b[^]* than a byte/.test(document.body.innerText)", "verdict")
 
     store = open_store(f"file://{shown.config.parent}/store")
     (evaluation,) = list(manifests(store, "evaluate"))
