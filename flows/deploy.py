@@ -45,9 +45,10 @@ def deploy(config: Path, cron: str | None, timezone: str, pool: str) -> list[dic
     the server refuses the schedule.
     """
     name, path = load(config).name, str(config.resolve())
-    schedule = None if cron is None else _schedule(cron, timezone)
+    given = None if cron is None else [_schedule(cron, timezone)]
     with _client() as client:
         _make_pool(client, pool)
+        schedules = _schedules(client, name) if given is None else given
         for each in FLOWS:
             client.create_deployment(
                 flow_id=client.create_flow(each),
@@ -59,7 +60,7 @@ def deploy(config: Path, cron: str | None, timezone: str, pool: str) -> list[dic
                 parameter_openapi_schema=parameter_schema(each).model_dump_for_openapi(),
                 enforce_parameter_schema=True,
                 job_variables={"env": ENVIRONMENT},
-                schedules=[schedule] if schedule is not None and each is SCHEDULED else None,
+                schedules=schedules if each is SCHEDULED else None,
                 pull_steps=[],
                 tags=[TAG],
             )
@@ -124,6 +125,15 @@ def _schedule(cron: str, timezone: str) -> DeploymentScheduleCreate:
         raise UsageError(
             f"--cron {cron!r}: not a schedule such as '17 3 * * *' (minute hour day month weekday)"
         ) from error
+
+
+def _schedules(client: SyncPrefectClient, name: str) -> list[DeploymentScheduleCreate]:
+    """Those that there are, because the server drops what is not named anew."""
+    try:
+        found = client.read_deployment_by_name(f"{SCHEDULED.name}/{name}").schedules
+    except ObjectNotFound:
+        return []
+    return [DeploymentScheduleCreate(schedule=each.schedule, active=each.active) for each in found]
 
 
 def _deployed(client: SyncPrefectClient) -> list[DeploymentResponse]:

@@ -31,24 +31,23 @@ Done = dict[str, ArtifactRef]
 Config = str | PipelineConfig
 Nothing = SkipJsonSchema[None]  # so that a field left empty is one input in the UI, not a choice between two
 Text = str | Nothing
+Number = Annotated[int, Field(ge=0)] | Nothing
 
 QUICKSTART = "quickstart"
 FFN_MULTIPLE = 32  # a matrix whose rows divide by it can be quantised
-FIELDS: Mapping[str, tuple[Any, str]] = {
-    "name": (Text, "of the model; the ref it is published under"),
-    "store": (Text, "file:///folder or s3://bucket/prefix"),
-    "sources": (Text, "YAML, a list: - {kind: text, name: notes, path: /data/notes, licence: CC-BY-4.0}"),
-    "languages": (Text, "codes of those that are kept, with commas: en, de"),
-    "vocabulary": (Annotated[int, Field(ge=512)] | Nothing, "tokens"),
-    "window": (Annotated[int, Field(ge=2)] | Nothing, "tokens that the model reads at once"),
-    "epochs": (Annotated[float, Field(gt=0)] | Nothing, "passes over the text"),
-    "steps": (Annotated[int, Field(ge=1)] | Nothing, "of the training, instead of epochs"),
-    "layers": (Annotated[int, Field(ge=1)] | Nothing, "blocks of the model"),
-    "width": (
-        Annotated[int, Field(ge=2)] | Nothing,
-        "of the model; heads and feed-forward keep their proportion to it",
-    ),
-    "formats": (list[Format] | Nothing, "of the GGUF files"),
+# what is left as it is in the form is sent as it is, and null would be refused there: 0, "" and [] are "not asked for"
+FIELDS: Mapping[str, tuple[Any, Any, str]] = {
+    "name": (Text, "", "of the model; the ref it is published under"),
+    "store": (Text, "", "file:///folder or s3://bucket/prefix"),
+    "sources": (Text, "", "YAML, a list: - {kind: text, name: notes, path: /data/notes, licence: CC-BY-4.0}"),
+    "languages": (Text, "", "codes of those that are kept, with commas: en, de"),
+    "vocabulary": (Number, 0, "tokens; 0: as the configuration says"),
+    "window": (Number, 0, "tokens that the model reads at once; 0: as the configuration says"),
+    "epochs": (Annotated[float, Field(ge=0)] | Nothing, 0.0, "passes over the text; 0: as the configuration says"),
+    "steps": (Number, 0, "of the training, instead of epochs; 0: as the configuration says"),
+    "layers": (Number, 0, "blocks of the model; 0: as the configuration says"),
+    "width": (Number, 0, "of the model, to which heads and feed-forward keep their proportion; 0: as configured"),
+    "formats": (list[Format] | Nothing, [], "of the GGUF files"),
 }
 CONFIG = Annotated[str, Field(title="file")] | Annotated[PipelineConfig, Field(title="everything")]
 CONFIG_MEANS = (
@@ -62,13 +61,17 @@ def with_form(work: Callable[..., Done]) -> Callable[..., Done]:
 
     def filled(**given: Any) -> Done:
         asked = {name: given.pop(name, None) for name in FIELDS}
-        return work(config=configuration(given.pop("config", QUICKSTART), asked), **given)
+        config = configuration(given.pop("config", QUICKSTART), asked)
+        return work(config=config, **{name: None if value == "" else value for name, value in given.items()})
 
     own = [value for name, value in inspect.signature(work, eval_str=True).parameters.items() if name != "config"]
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
-        *(inspect.Parameter(name, keyword, default=None, annotation=kind) for name, (kind, _) in FIELDS.items()),
-        *(value.replace(kind=keyword) for value in own),
+        *(
+            inspect.Parameter(name, keyword, default=empty, annotation=kind)
+            for name, (kind, empty, _) in FIELDS.items()
+        ),
+        *(value.replace(kind=keyword, default="" if value.default is None else value.default) for value in own),
         inspect.Parameter("config", keyword, default=QUICKSTART, annotation=CONFIG),
     ]
     for attribute in ("__name__", "__qualname__", "__module__"):
@@ -82,7 +85,7 @@ def with_form(work: Callable[..., Done]) -> Callable[..., Done]:
 def _described(doc: str) -> str:
     """A flow's docstring with what each field of the form means, which is where Prefect looks for it."""
     head, _, own = doc.partition("\nArgs:\n")
-    lines = [f"    {name}: {means}" for name, (_, means) in FIELDS.items()]
+    lines = [f"    {name}: {means}" for name, (_, _, means) in FIELDS.items()]
     return "\n".join([head.rstrip(), "", "Args:", *lines, *filter(None, [own.rstrip()]), f"    config: {CONFIG_MEANS}"])
 
 
@@ -106,14 +109,14 @@ def model_name(given: Mapping[str, Any]) -> str:
 def configuration(config: Config, asked: Mapping[str, Any]) -> PipelineConfig:
     """The configuration with what was asked for in its place.
 
-    asked: field of the form -> value; None where it was left empty.
+    asked: field of the form -> value; 0, "", [] or None where it was left as it was.
     Raises UsageError in one line naming the field.
     """
     folder = None
     if isinstance(config, str):
         path = None if config.strip() in ("", QUICKSTART) else _found(config.strip())
         config, folder = load(path), path.parent if path is not None else None
-    changes = _changes({name: value for name, value in asked.items() if value not in (None, "", [])}, config)
+    changes = _changes({name: value for name, value in asked.items() if value}, config)
     if not changes:
         return config
     return check(_merged(config.model_dump(exclude_unset=True), changes), "form", folder)

@@ -27,6 +27,7 @@ def test_the_dozen_fields_come_first_and_the_rest_is_folded_into_one() -> None:
     for name in FIELDS:
         assert schema["properties"][name]["description"], name
         assert "anyOf" not in schema["properties"][name], f"{name}: one input, not a choice"
+        assert schema["properties"][name]["default"] is not None, f"{name}: the form sends it, and null is refused"
     kinds = {name: schema["properties"][name]["type"] for name in ("sources", "window", "epochs", "formats")}
     assert kinds == {"sources": "string", "window": "integer", "epochs": "number", "formats": "array"}
     assert schema["properties"]["config"]["default"] == "quickstart"

@@ -128,6 +128,7 @@ def test_an_export_says_beside_the_hashed_files_when_where_and_how_fast(shown: S
 def test_deployments_follow_their_file_and_can_be_listed_and_removed(
     api: Api, shown: Shown, prefect_server: dict[str, str]
 ) -> None:
+    assert llmcore("deploy", str(shown.config), env=prefect_server).returncode == 0  # once more, and the schedule stays
     rows = json.loads(llmcore("deploy", "--list", "--json", env=prefect_server).stdout)
     flows = {"pipeline", "dataset", "refresh", "pretrain", "release"}
     assert {row["deployment"] for row in rows} == {f"{flow}/shown" for flow in flows}
