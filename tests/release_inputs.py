@@ -233,7 +233,7 @@ def document_chain(root: Path, tokenizer: Tokenizer) -> Chain:
         .otherwise(pl.lit("train"))
     )
     chain.write("split", {f"kept/{shard}": parts})
-    chain.add("split", "split", {"documents": "quality"})
+    chain.add("split", "split", {"documents": "quality", "benchmarks": "benchmarks"})
     own_part = {split: parts.filter(pl.col("split") == split) for split in ("train", "validation", "test")}
     tables = {
         f"{split}/{shard}": token_table(tokenizer, part["text"].to_list()).with_columns(part["id"], part["source"])
