@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 
 from flows.lines import Lines
 from flows.outages import outlast
+from flows.suspension import heeding_suspension
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.roots import RunRoot
 from llmcore.artifacts.store import open_store
@@ -50,7 +51,7 @@ def run_chain(
             "changed, --reset-head begins anew"
         )
     log, lines, screen = get_run_logger(), Lines(store, chain), terminal()
-    with executor(store, config.execution, root) as work:
+    with heeding_suspension(), executor(store, config.execution, root) as work:
         log.info(lines.head())
         for step in chain.until(until):
             if step.name in done:

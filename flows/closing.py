@@ -11,7 +11,6 @@ from typing import Any
 from flows.start import Made
 from llmcore.account.funnel import counts_of, passages
 from llmcore.artifacts.backends import FileBackend
-from llmcore.artifacts.export import export_files
 from llmcore.artifacts.manifest import Manifest, manifest_of
 from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import Store
@@ -20,6 +19,7 @@ from llmcore.errors import LlmcoreError
 from llmcore.evaluation.verdict import verdict
 from llmcore.planning.heads import dataset_ref
 from llmcore.release.facts import CONTENDERS
+from llmcore.release.run_page import export_model
 
 SAMPLES_SHOWN = 3
 SAMPLE_LETTERS = 600
@@ -69,7 +69,7 @@ def _exported(store: Store, name: str, published: Manifest) -> Path:
     folder = home / "models" / f"{name}-{published.digest[:12]}"
     if not folder.exists():
         try:
-            export_files(store, published, folder)
+            export_model(store, published, folder)
         except LlmcoreError:
             if not folder.exists():  # else another run was faster, and it appears whole or not at all
                 raise

@@ -6,24 +6,25 @@ from prefect import flow
 
 from flows.chain import run_chain, step_with
 from flows.closing import say_dataset
+from flows.form import run_name, with_form
 from flows.start import start
 from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
-from llmcore.planning.config import PipelineConfig, quickstart
+from llmcore.planning.config import PipelineConfig
 from llmcore.planning.heads import chain_on_head, remember_dataset
 from llmcore.planning.targets import decide
 
 
-@flow(persist_result=False)
+@flow(persist_result=False, flow_run_name=run_name)
+@with_form
 def dataset(
-    config: PipelineConfig = quickstart(),  # noqa: B008 - the form shows it
+    config: PipelineConfig,
     reset_head: bool = False,
 ) -> dict[str, ArtifactRef]:
     """Crawl, ingest, filter, tokenise and pack the configuration's sources.
 
     Args:
-        config: what to build; the default is the embedded quickstart.
         reset_head: begin the dataset anew although refreshes went on from it.
     """
     store = open_store(config.store)

@@ -8,27 +8,28 @@ from prefect import flow
 
 from flows.chain import run_chain
 from flows.closing import say_model, say_stopped
+from flows.form import Text, run_name, with_form
 from flows.start import start
 from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
-from llmcore.planning.config import PipelineConfig, quickstart
+from llmcore.planning.config import PipelineConfig
 from llmcore.planning.heads import chain_on_head, remember_dataset, remember_model
 from llmcore.planning.targets import decide
 
 
-@flow(persist_result=False)
+@flow(persist_result=False, flow_run_name=run_name)
+@with_form
 def pipeline(
-    config: PipelineConfig = quickstart(),  # noqa: B008 - the form shows it
-    until: str | None = None,
+    config: PipelineConfig,
+    until: Text = None,
     force: tuple[str, ...] = (),
     reset_head: bool = False,
-    resume: str | None = None,
+    resume: Text = None,
 ) -> dict[str, ArtifactRef]:
     """Build a model from the configuration's sources and publish it under its name.
 
     Args:
-        config: what to build; the default is the embedded quickstart.
         until: stop after this stage.
         force: stages to run again although their artifacts exist.
         reset_head: begin the dataset anew although refreshes went on from it.

@@ -11,20 +11,22 @@ from prefect.runtime import flow_run
 
 from flows.chain import run_chain, step_with
 from flows.closing import say_dataset
+from flows.form import run_name, with_form
 from flows.start import start
 from llmcore.artifacts import roots
 from llmcore.artifacts.lease import Lease, take
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import Store, open_store
 from llmcore.errors import LlmcoreError
-from llmcore.planning.config import PipelineConfig, quickstart
+from llmcore.planning.config import PipelineConfig
 from llmcore.planning.heads import chain_behind_head, remember_dataset
 from llmcore.planning.targets import decide
 from tasks.present import show_refresh
 
 
-@flow(persist_result=False)
-def refresh(config: PipelineConfig = quickstart()) -> dict[str, ArtifactRef]:  # noqa: B008 - the form shows it
+@flow(persist_result=False, flow_run_name=run_name)
+@with_form
+def refresh(config: PipelineConfig) -> dict[str, ArtifactRef]:
     """Append what changed outside since the dataset's last snapshot; the `pretrain` flow then trains on it.
 
     Earlier shards and the decisions about them stay byte for byte. The tokenizer and the quality classifier are those

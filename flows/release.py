@@ -6,24 +6,25 @@ from prefect import flow
 
 from flows.chain import run_chain
 from flows.closing import say_model
+from flows.form import Text, run_name, with_form
 from flows.start import start
 from llmcore.artifacts import roots
 from llmcore.artifacts.manifest import ArtifactRef
 from llmcore.artifacts.store import open_store
-from llmcore.planning.config import PipelineConfig, quickstart
+from llmcore.planning.config import PipelineConfig
 from llmcore.planning.heads import chain_of_head, remember_model
 from llmcore.planning.targets import decide
 
 
-@flow(persist_result=False)
+@flow(persist_result=False, flow_run_name=run_name)
+@with_form
 def release(
-    config: PipelineConfig = quickstart(),  # noqa: B008 - the form shows it
-    resume: str | None = None,
+    config: PipelineConfig,
+    resume: Text = None,
 ) -> dict[str, ArtifactRef]:
     """Publish the model of `datasets/NAME` under its name.
 
     Args:
-        config: what to build; the default is the embedded quickstart.
         resume: key of a training of another recipe, from whose checkpoint this one goes on.
     """
     store = open_store(config.store)

@@ -79,7 +79,9 @@ def _outcome(flow: Flow[..., Done], config: PipelineConfig, given: Mapping[str, 
         return outcome
 
     try:
-        return Flow(remembered, name=flow.name, persist_result=False)(config, **given)
+        return Flow(remembered, name=flow.name, flow_run_name=flow.flow_run_name, persist_result=False)(
+            config=config, **given
+        )
     except httpx.HTTPError as error:
         if not outcome:
             raise LlmcoreError(f"the Prefect server does not answer: {error}; run again to go on") from error

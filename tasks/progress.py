@@ -73,14 +73,11 @@ class ProgressBar:
 
     def _draw(self, percent: float, text: str | None) -> UUID:
         if self._artifact is None:
-            made = create_progress_artifact(progress=percent, key=self._key(), description=text)
+            made = create_progress_artifact(progress=percent, description=text)
             self._artifact = cast(UUID, made)  # awaitable only in asynchronous code
         else:
             update_progress_artifact(self._artifact, progress=percent, description=text)
         return self._artifact
-
-    def _key(self) -> str:
-        return "progress-" + "".join(letter if letter.isalnum() else "-" for letter in self.name.lower())
 
 
 def bar(percent: float) -> str:

@@ -83,6 +83,6 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with running(command, home / "server.log", environment(home)):
+    with running(command, home / "server.log", environment(home) | {"PREFECT_SERVER_UI_API_URL": api}):
         wait_for(lambda: answers(f"{api}/health"), f"start of the Prefect server ({home / 'server.log'})")
         yield environment(home, api)

@@ -53,7 +53,6 @@ def train_tokenizer(folder: Path, vocabulary: int = 1024) -> Tokenizer:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": WINDOW,
-        "chat_template": "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
@@ -127,7 +126,14 @@ class Chain:
         self.root = root
         self.manifests: list[dict[str, Any]] = []
 
-    def add(self, step: str, stage: str, inputs: Mapping[str, str], metrics: Mapping[str, Any] | None = None) -> None:
+    def add(
+        self,
+        step: str,
+        stage: str,
+        inputs: Mapping[str, str],
+        metrics: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
         """Describe what lies in the step's folder."""
         outputs = {}
         for path in sorted(path for path in (self.root / step).rglob("*") if path.is_file()):
@@ -152,7 +158,7 @@ class Chain:
                 "key": hashlib.sha256(f"{step}{digest}".encode()).hexdigest(),
                 "digest": digest,
                 "version": 1,
-                "params": {},
+                "params": dict(params or {}),
                 "inputs": sources,
                 "outputs": outputs,
                 "metrics": dict(metrics or {}),
@@ -208,14 +214,16 @@ def document_chain(root: Path, tokenizer: Tokenizer) -> Chain:
     chain.write("ingest own", {f"kept/{own_shard}": own})
     chain.add("ingest own", "ingest", {})
     kept = pl.concat([web, own])
-    for step, reason, count in (("clean", "empty", 0), ("dedup", "near duplicate", 5), ("quality", HOSTILE, 7)):
+    masks = {"documents_masked": 3, "EMAIL_ADDRESS": 4, "rows_read": 9}
+    doors = (("clean", "empty", 0), ("pii", "", 0), ("dedup", "near duplicate", 5), ("quality", HOSTILE, 7))
+    for step, reason, count in doors:
         gone, kept = kept.head(count), kept.slice(count)
         chain.write(step, {f"kept/{shard}": kept, f"dropped/{shard}": dropped(gone, step, reason)})
         before = chain.manifests[-1]["step"]
         inputs = {"documents": before}
         if step == "clean":
             inputs["more"] = "ingest web"
-        chain.add(step, step, inputs)
+        chain.add(step, step, inputs, masks if step == "pii" else {})
     chain.add("benchmarks", "benchmarks", {"documents": "quality"}, {"items": 100, "items_gsm8k-100": 100})
     parts = kept.with_columns(
         split=pl.when(pl.int_range(pl.len()) < 6)
@@ -225,7 +233,7 @@ def document_chain(root: Path, tokenizer: Tokenizer) -> Chain:
         .otherwise(pl.lit("train"))
     )
     chain.write("split", {f"kept/{shard}": parts})
-    chain.add("split", "split", {"documents": "quality"})
+    chain.add("split", "split", {"documents": "quality", "benchmarks": "benchmarks"})
     own_part = {split: parts.filter(pl.col("split") == split) for split in ("train", "validation", "test")}
     tables = {
         f"{split}/{shard}": token_table(tokenizer, part["text"].to_list()).with_columns(part["id"], part["source"])
@@ -293,7 +301,8 @@ def release() -> Release:
     chain = document_chain(root / "chain", tokenizer)
     chain.write("pack", {"plan/train.parquet": pl.DataFrame({"window": [0]})})
     chain.add("pack", "pack", {"tokens": "tokenise"})
-    chain.add("train", "train", {"tokens": "tokenise", "plan": "pack", "tokenizer": "tokenizer"})
+    read = {"tokens": "tokenise", "plan": "pack", "tokenizer": "tokenizer"}
+    chain.add("train", "train", read, params={"learning_rate": 0.005, "optimizer": "adamw"})
     judged = {"model": "train", "tokenizer": "tokenizer", "tokens": "tokenise"}
 
     run = LocalRun(root / "quantise")
@@ -302,7 +311,8 @@ def release() -> Release:
     shutil.copytree(run.out, root / "chain" / "quantise")
     chain.add("quantise", "quantise", judged)
     evaluation(root / "chain" / "evaluate")
-    chain.add("evaluate", "evaluate", {**judged, "documents": "split"})
+    scores = {"test_bits_per_byte": 1.55, "test_ngram_5": 1.73, "test_ngram_7": 1.58, "test_unigram": 4.4}
+    chain.add("evaluate", "evaluate", {**judged, "documents": "split"}, scores)
 
     steps = {"quantised": "quantise", "evaluation": "evaluate", "plan": "pack", "history": "", **judged}
     inputs = {role: chain.files(step) for role, step in steps.items() if role != "tokens"}

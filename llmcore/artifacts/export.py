@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from llmcore.artifacts.disk import ask_for_room, disk_errors
@@ -13,9 +14,10 @@ from llmcore.artifacts.store import TRANSFERS, Store, suffix_of
 from llmcore.errors import LlmcoreError, UsageError
 
 
-def export_files(store: Store, manifest: Manifest, folder: Path) -> None:
+def export_files(store: Store, manifest: Manifest, folder: Path, beside: Mapping[str, str] | None = None) -> None:
     """Copy every output, verified, to `folder` under its own name; the folder appears whole or not at all.
 
+    beside: name -> text of further files to write, which are no outputs.
     Raises UsageError if the folder exists and holds anything, or cannot be written.
     """
     with disk_errors("write", str(folder), "choose another folder"):
@@ -28,6 +30,8 @@ def export_files(store: Store, manifest: Manifest, folder: Path) -> None:
             made = Path(aside) / target.name
             made.mkdir()
             _copy(store, manifest, made)
+            for name, text in (beside or {}).items():
+                (made / name).write_text(text, encoding="utf-8")
             if target.exists():
                 target.rmdir()
             made.rename(target)

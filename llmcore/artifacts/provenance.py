@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -144,8 +145,19 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
         "machine": platform.machine(),
+        "processor": _first_line("/proc/cpuinfo", "model name"),
         "cores": os.cpu_count(),
+        "gpus": [_first_line(path, "Model") for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information"))],
     }
+
+
+def _first_line(path: str, name: str) -> str | None:
+    """What a file of `name: value` lines says first under a name; None where there is no such file or name."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
+    except OSError:
+        return None
 
 
 def _git_commit() -> str | None:

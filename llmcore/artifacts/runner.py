@@ -189,6 +189,7 @@ def _run_global(
         out = folder / "out"
         out.mkdir()
         scratch = open_scratch(store, recipe.key, folder)
+        went_on = any(scratch.iterdir())
         run = StoreRun(store, recipe, out, scratch, report, lease, recipe.step.outside)
         inputs = {role: StoreFiles(store, files) for role, files in recipe.files.items()}
         metrics = recipe.stage.load()(inputs, recipe.step.params, run)
@@ -197,7 +198,8 @@ def _run_global(
         made = store.each(paths, lambda path: _put_file(store, path))
         outputs = run.carried | {str(path.relative_to(out)): output for path, output in zip(paths, made, strict=True)}
         lease.check()
-        ref = commit(store, recipe, outputs, metrics, run_record(started, flow_run, recipe.step.outside), force)
+        record = run_record(started, flow_run, recipe.step.outside) | ({"went_on": True} if went_on else {})
+        ref = commit(store, recipe, outputs, metrics, record, force)
         if leases.settled(store, leases.COLLECTION) != before:
             # a collection may have looked at a blob before, and deleted it after it was written again
             store.each(paths, lambda path: store.put_blob(path, suffix_of(path.name)))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llmcore import __version__
-from llmcore.cli import config, look, read, run, store
+from llmcore.cli import config, deploy, look, read, run, store
 from llmcore.cli.options import STAGES
 from llmcore.errors import LlmcoreError
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for group in (run, look, read, store, config):
+for group in (run, deploy, look, read, store, config):
     app.add_typer(group.commands)
 
 

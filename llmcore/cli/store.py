@@ -22,11 +22,11 @@ def export(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write an artifact as ordinary files; a model as the folder that transformers, vLLM and llama.cpp load."""
-    from llmcore.artifacts.export import export_files
     from llmcore.artifacts.index import resolve_ref
+    from llmcore.release.run_page import export_model
 
     opened = existing_store(store)
-    export_files(opened, resolve_ref(opened, ref), folder)
+    export_model(opened, resolve_ref(opened, ref), folder)
     print(folder)
 
 

@@ -19,6 +19,7 @@ from llmcore.artifacts.params import Params
 from llmcore.errors import UsageError
 from llmcore.evaluation.stage import EvaluateParams
 from llmcore.planning.mistakes import in_words
+from llmcore.release.licences import model_licence
 from llmcore.release.publish import PublishParams
 from llmcore.release.quantise import QuantiseParams
 from llmcore.selection.classifier import ClassifierParams
@@ -179,7 +180,9 @@ class PipelineConfig(Params):
     execution: Execution = Execution()
 
     def publish_params(self) -> PublishParams:
-        return self.publish.model_copy(update={"name": self.publish.name or self.name})
+        """With name and licence filled in. UsageError where the sources leave the licence to whoever publishes."""
+        licence = model_licence(self.publish.licence, {source.name: source.licence for source in self.sources})
+        return self.publish.model_copy(update={"name": self.publish.name or self.name, "licence": licence})
 
     @field_validator("sources")
     @classmethod

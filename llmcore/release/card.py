@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from llmcore.release.facts import Facts
+from llmcore.release.facts import Facts, over_generations
 
 # The Hub writes SPDX identifiers in lower case, and "other" where it does not know one.
 HUB_LICENCES = {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "bsd-3-clause", "mpl-2.0", "gpl-3.0"}
@@ -35,6 +36,9 @@ def card(facts: Facts) -> str:
         "interval": interval,
         "fenced": fenced,
         "yaml": json.dumps,
+        "python": lambda text: json.dumps(text, ensure_ascii=False),
+        "shell": shlex.quote,
+        "hyperparameters": lambda params: json.dumps(params, indent=1, sort_keys=True),
         "basename": lambda name: str(name).rsplit("/", 1)[-1],
     }
     return environment.get_template("card.md.j2").render(**view(facts))
@@ -48,6 +52,7 @@ def view(facts: Facts) -> dict[str, Any]:
     return {
         "facts": facts,
         "config": facts.config,
+        "rows": over_generations(facts.funnel.rows),
         "train": facts.funnel.splits[0],
         "seen": int(facts.history["tokens"].max() or 0) if facts.history.height else 0,  # type: ignore[arg-type]
         "score": facts.score("model"),

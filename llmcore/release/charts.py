@@ -1,4 +1,7 @@
-"""Pictures for the report, drawn as SVG by hand: no font, script or file from elsewhere, the same bytes each time."""
+"""Pictures drawn as SVG by hand: no font, script or file from elsewhere, the same bytes each time.
+
+They stand inside a page that has `STYLE`, as the report does; `standalone` makes one of them a picture of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,31 @@ from typing import Any
 import polars as pl
 
 WIDTH, HEIGHT = 720, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 44
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 36, 44
 POINTS = 400  # of the training loss that are drawn
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 150, 46, 22, 34
+BINS = 24  # of a histogram, at most
+
+STYLE = """
+svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; fill: #1c2430; }
+.grid { stroke: #e3e7ec; } text.tick { font-size: 12px; fill: #5b6675; } text.axis { font-size: 12px; fill: #8b95a3; }
+polyline { fill: none; stroke-linejoin: round; } .raw { stroke: #b9d0ea; stroke-width: 1.2; }
+.train { stroke: #2563a8; stroke-width: 2; }
+polyline.held, line.held { stroke: #c2621b; stroke-width: 1.6; stroke-dasharray: 4 3; } circle.held { fill: #c2621b; }
+rect.bar { fill: #2563a8; }
+.box rect { fill: #fff; stroke: #c4ccd6; } .box.last rect { fill: #2563a8; stroke: #2563a8; }
+.box.last text { fill: #fff !important; }
+text.name { font-size: 13px; font-weight: 600; }
+svg text.mono { font: 10.5px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill: #5b6675; }
+.edge { fill: none; stroke: #b4bec9; stroke-width: 1.2; }
+"""
+
+
+def standalone(svg: str) -> str:
+    """A picture that needs no page around it (an image file, a data URI): with its namespace, style and ground."""
+    head, _, body = svg.partition(">")
+    ground = '<rect width="100%" height="100%" fill="#fff"/>'
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{ground}{body}'
 
 
 def loss_curve(history: pl.DataFrame) -> str:
@@ -52,6 +77,7 @@ def loss_curve(history: pl.DataFrame) -> str:
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">tokens seen</text>',
         f'<text class="axis" transform="rotate(-90)" x="{-(TOP + HEIGHT - BOTTOM) / 2}" y="14" '
         'text-anchor="middle">loss, nats per token</text>',
+        *_legend(bool(held_out.height)),
         f'<polyline class="raw" points="{line(measured, "loss")}"/>',
         f'<polyline class="train" points="{line(smooth, "loss")}"/>',
     ]
@@ -63,6 +89,43 @@ def loss_curve(history: pl.DataFrame) -> str:
             for t, v in held_out.select("tokens", "validation_loss").iter_rows()
         ]
     return _svg(WIDTH, HEIGHT, "Training and validation loss", parts)
+
+
+def histogram(counts: Sequence[tuple[float, int]], unit: str, what: str) -> str:
+    """Bars over powers of two: how many of `what` are at least so long and less than twice that. "" without any.
+
+    counts: (lower end of the bar in `unit`, number) in rising order, without gaps.
+    """
+    if not counts:
+        return ""
+    shown = counts[-BINS:]
+    _, high, y_ticks = _scale(0.0, max(number for _, number in shown))
+    width = (WIDTH - LEFT - RIGHT) / len(shown)
+
+    def y(number: float) -> float:
+        return TOP + (high - number) / high * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y_ticks]
+    parts += [
+        f'<text class="tick" x="{LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{short(t)}</text>' for t in y_ticks
+    ]
+    for place, (low, number) in enumerate(shown):
+        x = LEFT + place * width
+        parts.append(
+            f'<rect class="bar" x="{x + 1:.1f}" y="{y(number):.1f}" width="{width - 2:.1f}" '
+            f'height="{HEIGHT - BOTTOM - y(number):.1f}"><title>{short(low)} to {short(2 * low)} {escape(unit)}: '
+            f"{number:,} {escape(what)}</title></rect>"
+        )
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(low)}</text>'
+        )
+    parts += [
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" '
+        f'text-anchor="middle">{escape(unit)}</text>',
+        f'<text class="axis" transform="rotate(-90)" x="{-(TOP + HEIGHT - BOTTOM) / 2}" y="14" '
+        f'text-anchor="middle">{escape(what)}</text>',
+    ]
+    return _svg(WIDTH, HEIGHT, f"{what.capitalize()} by length", parts)
 
 
 def lineage_graph(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, str]]) -> str:
@@ -111,6 +174,17 @@ def _svg(width: float, height: float, label: str, parts: Sequence[str]) -> str:
         f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img" '
         f'aria-label="{escape(label)}">\n' + "\n".join(parts) + "\n</svg>"
     )
+
+
+def _legend(held_out: bool) -> list[str]:
+    entries = [("train", "training, smoothed"), ("raw", "training, each step")]
+    entries += [("held", "validation")] if held_out else []
+    parts = []
+    for place, (kind, words) in enumerate(entries):
+        x = LEFT + 170 * place
+        parts.append(f'<line class="{kind}" x1="{x}" x2="{x + 22}" y1="14" y2="14"/>')
+        parts.append(f'<text class="tick" x="{x + 30}" y="18">{words}</text>')
+    return parts
 
 
 def _scale(low: float, high: float) -> tuple[float, float, list[float]]:

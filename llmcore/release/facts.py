@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import polars as pl
 from safetensors import safe_open
 
-from llmcore.account.funnel import Funnel, funnel
+from llmcore.account.funnel import Funnel, FunnelRow, funnel, most_first
 from llmcore.artifacts.stage import Files
+from llmcore.evaluation.verdict import verdict
+from llmcore.release.licences import UNKNOWN
 from llmcore.release.lineage import graph
+from llmcore.release.texts import Removed, lengths, masked_entities, removed_by_rule
 
 # Models that the evaluation may hold, best known first, in the words of the card.
 CONTENDERS = {
@@ -34,6 +38,8 @@ class Facts:
     scores: {key, name, splits: {split: {value, low, high}}}, the model first, then the baselines.
     by_source: {name, splits} of the model alone. gap: its bits per byte on trained and on validation documents.
     benchmarks: {name, count} of those whose text is kept out. reading: what the training read of its split.
+    verdict: what the scores mean, in a sentence or two. training: the parameters of the training.
+    lengths: trained documents by length, see `texts.lengths`. masked: masks by entity.
     """
 
     name: str
@@ -47,13 +53,29 @@ class Facts:
     gap: Mapping[str, Any]
     benchmarks: Sequence[Mapping[str, Any]]
     reading: Mapping[str, Any]
+    verdict: str
+    training: Mapping[str, Any]
     samples: Sequence[Mapping[str, str]]
     memorisation: Mapping[str, Any]
     quantisation: Mapping[str, Any]
     funnel: Funnel
+    removed: Sequence[Removed]
+    lengths: Sequence[tuple[int, int]]
+    masked: Mapping[str, int]
     nodes: Sequence[Mapping[str, Any]]
     edges: Sequence[Mapping[str, str]]
     gate: Mapping[str, Any]
+
+    @property
+    def unlicensed(self) -> list[str]:
+        """Sources whose licence nobody said."""
+        return sorted({str(row["source"]) for row in self.funnel.sources if row["licence"] in (None, "", UNKNOWN)})
+
+    @property
+    def prompt(self) -> str:
+        """Words of the corpus to begin with, on one line."""
+        given = (" ".join(sample["prompt"].split()) for sample in self.samples)
+        return next(filter(None, given), "The")
 
     def score(self, name: str, split: str = "test") -> Mapping[str, float] | None:
         """Bits per byte of the model or a baseline on a split, with its interval."""
@@ -103,6 +125,7 @@ def gather_facts(
 ) -> Facts:
     """Read it all. folder: the exported model. steps: role -> step it was made from. gate: what the gate saw."""
     nodes, edges = graph(manifests, steps)
+    documents = funnel(manifests, inputs["history"])
     evaluation = read_json(inputs["evaluation"], "evaluation.json")
     return Facts(
         name=name,
@@ -116,13 +139,48 @@ def gather_facts(
         gap=evaluation.get("gap", {}),
         benchmarks=read_benchmarks(manifests),
         reading=evaluation.get("reading", {}),
+        verdict=verdict(_last(manifests, "evaluation", "metrics")),
+        training=_last(manifests, "model", "params"),
         samples=read_samples(read_json(inputs["evaluation"], "samples.json")),
         memorisation=read_memorisation(read_json(inputs["evaluation"], "memorisation.json")),
         quantisation=read_json(inputs["quantised"], "quantisation.json"),
-        funnel=funnel(manifests, inputs["history"]),
+        funnel=documents,
+        removed=removed_by_rule(manifests, inputs["history"], documents.rows),
+        lengths=lengths(manifests, inputs["history"]),
+        masked=masked_entities(manifests),
         nodes=nodes,
         edges=edges,
         gate=gate,
+    )
+
+
+def _last(manifests: Sequence[Mapping[str, Any]], role: str, field: str) -> Mapping[str, Any]:
+    """A part of the record of the last artifact with this role; {} where there is none."""
+    found: Mapping[str, Any] = next((entry[field] for entry in reversed(manifests) if entry["role"] == role), {})
+    return found
+
+
+def over_generations(rows: Iterable[FunnelRow]) -> list[FunnelRow]:
+    """The rows of all generations of a stage and source added up, in their order."""
+    parts: dict[tuple[str, str], list[FunnelRow]] = {}
+    for row in rows:
+        parts.setdefault((row.stage, row.source), []).append(row)
+    return [_together(part) for part in parts.values()]
+
+
+def _together(rows: Sequence[FunnelRow]) -> FunnelRow:
+    reasons: Counter[str] = sum((Counter(row.reasons) for row in rows), Counter())
+    read, kept = [row.bytes_read for row in rows], [row.bytes_kept for row in rows]
+    return FunnelRow(
+        stage=rows[0].stage,
+        source=rows[0].source,
+        generation="all",
+        read=sum(row.read for row in rows),
+        kept=sum(row.kept for row in rows),
+        dropped=sum(row.dropped for row in rows),
+        bytes_read=None if None in read else sum(filter(None, read)),
+        bytes_kept=None if None in kept else sum(filter(None, kept)),
+        reasons=dict(most_first(reasons)),
     )
 
 

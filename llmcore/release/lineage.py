@@ -2,7 +2,7 @@
 
     {"format": "llmcore-lineage/1",
      "name": …, "licence": …,
-     "files":   {file name: {"sha256", "bytes"}}          every file of the folder but this one
+     "files":   {file name: {"sha256", "bytes"}}          every file of the folder but this one, and run.html beside it
      "nodes":   [{"id", "step", "stage", "version", "key", "digest", "params", "metrics", "outputs", "more_outputs"}]
      "edges":   [{"from": id, "to": id, "role"}]           an input of a node; the model itself is the node "published"
      "sources": [{"source", "licence", "documents", "bytes", "trained_documents", "trained_bytes"}]}

@@ -19,6 +19,7 @@ from llmcore.artifacts.export import gather
 from llmcore.artifacts.params import Params
 from llmcore.artifacts.stage import Files, Run, Stage
 from llmcore.artifacts.working import working_folder
+from llmcore.release.licences import DEFAULT
 from llmcore.release.quantise import MODEL_FILES, TOKENIZER_FILES
 
 BUNDLED_LICENCES = ("Apache-2.0", "CC0-1.0")
@@ -27,13 +28,16 @@ ROLES = ("model", "tokenizer", "quantised", "evaluation", "plan")  # of the arti
 
 class PublishParams(Params):
     name: str = Field("", max_length=100, description="name of the model on its card; empty: the configuration's name")
-    licence: str = Field("Apache-2.0", min_length=1, description="SPDX identifier of the model's licence")
+    licence: str = Field(
+        "",
+        description=f"SPDX identifier of the model's licence; empty: {DEFAULT}, where its sources' licences allow it",
+    )
     licence_text: str = Field("", description="its full text; needed unless it is Apache-2.0 or CC0-1.0")
     description: str = Field("", description="one or two sentences for the card")
 
     @model_validator(mode="after")
     def _has_text(self) -> PublishParams:
-        if not self.licence_text and self.licence not in BUNDLED_LICENCES:
+        if self.licence and not self.licence_text and self.licence not in BUNDLED_LICENCES:
             raise ValueError(
                 f"no text of licence {self.licence!r} is bundled: give it as licence_text, or take one of "
                 + ", ".join(BUNDLED_LICENCES)
@@ -52,14 +56,15 @@ def publish(inputs: Mapping[str, Files], params: PublishParams, run: Run) -> dic
     from llmcore.release.facts import gather_facts
     from llmcore.release.report import report
 
-    folder = run.out
+    folder, licence = run.out, params.licence or DEFAULT
     run.progress(0, 4, "assembling the folder")
     gather(inputs["model"], MODEL_FILES, folder)
     gather(inputs["tokenizer"], TOKENIZER_FILES, folder)
+    _say_window(folder)
     for name in inputs["quantised"].names("gguf/"):
         shutil.copyfile(inputs["quantised"].path(name), folder / Path(name).name)
     (folder / "generation_config.json").write_text(_generation_config(folder))
-    (folder / "LICENSE").write_text(_licence_text(params), encoding="utf-8")
+    (folder / "LICENSE").write_text(_licence_text(licence, params.licence_text), encoding="utf-8")
 
     run.progress(1, 4, "comparing logits and tokens")
     with working_folder() as temporary:
@@ -70,12 +75,10 @@ def publish(inputs: Mapping[str, Files], params: PublishParams, run: Run) -> dic
     run.progress(2, 4, "counting documents")
     manifests = run.lineage()
     steps = lineage.input_steps(manifests, ROLES)
-    facts = gather_facts(
-        inputs, params.name, params.licence, params.description, folder, manifests, steps, verdict.plain()
-    )
+    facts = gather_facts(inputs, params.name, licence, params.description, folder, manifests, steps, verdict.plain())
     (folder / "README.md").write_text(card(facts), encoding="utf-8")
     (folder / "report.html").write_text(report(facts), encoding="utf-8")
-    bill = lineage.bill_of_materials(folder, manifests, steps, facts.funnel.sources, params.name, params.licence)
+    bill = lineage.bill_of_materials(folder, manifests, steps, facts.funnel.sources, params.name, licence)
     (folder / "lineage.json").write_text(
         json.dumps(bill, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -107,15 +110,23 @@ def _generation_config(folder: Path) -> str:
     return json.dumps({name: value for name, value in settings.items() if value is not None}, indent=2) + "\n"
 
 
-def _licence_text(params: PublishParams) -> str:
-    if params.licence_text:
-        return params.licence_text.rstrip() + "\n"
-    return (package_files("llmcore.release") / "templates" / f"{params.licence}.txt").read_text(encoding="utf-8")
+def _say_window(folder: Path) -> None:
+    """Tell the tokenizer how much the model reads, so that whoever asks it to cut a text has it cut there."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["model_max_length"] = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _licence_text(licence: str, text: str) -> str:
+    if text:
+        return text.rstrip() + "\n"
+    return (package_files("llmcore.release") / "templates" / f"{licence}.txt").read_text(encoding="utf-8")
 
 
 STAGE = Stage(
     "publish",
-    version=3,
+    version=4,
     role="published",
     params=PublishParams,
     function="llmcore.release.publish:publish",

@@ -37,7 +37,9 @@ def report(facts: Facts) -> str:
     }
     return environment.get_template("report.html.j2").render(
         **view(facts),
+        chart_style=Markup(charts.STYLE),
         loss=Markup(charts.loss_curve(facts.history)),
+        lengths=Markup(charts.histogram(facts.lengths, "tokens in a document", "documents")),
         lineage=Markup(charts.lineage_graph(facts.nodes, facts.edges)),
         bars=score_bars(facts.scores),
         stages=funnel_bars(facts),

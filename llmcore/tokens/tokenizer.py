@@ -35,10 +35,6 @@ SPECIAL_TOKENS = (
     "<|end|>",
     *(f"<|reserved_{number}|>" for number in range(10)),
 )
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 class TokenizerParams(Params):
@@ -130,14 +126,13 @@ def _texts(documents: Files, most: int, counts: dict[str, int]) -> Iterator[str]
 
 
 def _write_config(folder: Path) -> None:
+    """Without a chat template, which a base model has no use for; the window is set where the model is published."""
     named = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT, "pad_token": "<|pad|>"}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": True,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 1 << 30,
-        "chat_template": CHAT_TEMPLATE,
         **named,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -146,7 +141,7 @@ def _write_config(folder: Path) -> None:
 
 STAGE = Stage(
     "tokenizer",
-    version=1,
+    version=2,
     role="tokenizer",
     params=TokenizerParams,
     function="llmcore.tokens.tokenizer:train_tokenizer",

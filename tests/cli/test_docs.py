@@ -31,6 +31,7 @@ COVERED = {
     "llmcore refresh": "test_making",
     "llmcore pretrain": "test_making",
     "llmcore release": "test_making",
+    "llmcore deploy": "test_prefect",
     "llmcore plan": "test_cli",
     "llmcore config": "test_cli",
     "llmcore init": "test_init",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -19,12 +20,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from llmcore.errors import LlmcoreError, UsageError
 from llmcore.model import huggingface
 from llmcore.model.transformer import ModelConfig, Transformer
+from llmcore.planning.chain import build
+from llmcore.planning.config import load
 from llmcore.release import fidelity, gate, gguf_file, k_quants
 from llmcore.release.card import markdown
+from llmcore.release.licences import model_licence
 from llmcore.release.publish import PublishParams, publish
 from llmcore.release.quantise import STAGE, QuantiseParams
 from tests.local_files import LocalFiles, LocalRun
 from tests.release_inputs import HOSTILE, SPECIAL, release, token_table, train_model, train_tokenizer
+from tests.small import small_config
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +103,15 @@ def test_the_tokenizer_travels_in_the_file(model: Path, tokenizer: Path, tmp_pat
     assert field(tmp_path / "m.gguf", "tokenizer.ggml.eos_token_id") == 0
     assert field(tmp_path / "m.gguf", "tokenizer.ggml.padding_token_id") == 1
     assert field(tmp_path / "m.gguf", "tokenizer.ggml.add_bos_token") is False
+    assert "tokenizer.chat_template" not in gguf.GGUFReader(tmp_path / "m.gguf").fields  # a base model has none
+
+
+def test_a_chat_template_travels_in_the_file(model: Path, tokenizer: Path, tmp_path: Path) -> None:
+    shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    gguf_file.write(model, tmp_path / "tokenizer", tmp_path / "m.gguf", "f16")
     assert "<|end|>" in str(field(tmp_path / "m.gguf", "tokenizer.chat_template"))
 
 
@@ -214,6 +228,12 @@ def test_the_published_folder_is_complete_and_every_file_is_vouched_for() -> Non
     assert json.loads(release().read("generation_config.json"))["eos_token_id"] == [0, 5]
 
 
+def test_the_tokenizer_of_a_base_model_says_its_window_and_has_no_chat_template() -> None:
+    settings = json.loads(release().read("tokenizer_config.json"))
+    assert settings["model_max_length"] == json.loads(release().read("config.json"))["max_position_embeddings"]
+    assert "chat_template" not in settings
+
+
 def test_lineage_leads_from_the_model_back_to_the_crawl() -> None:
     bill = json.loads(release().read("lineage.json"))
     ids = {node["id"] for node in bill["nodes"]} | {"published"}
@@ -285,14 +305,34 @@ def test_the_gate_refuses_a_changed_or_unlisted_file(tmp_path: Path) -> None:
 
 def test_a_model_without_sources_is_not_published(tmp_path: Path) -> None:
     inputs = {**release().inputs, "history": LocalFiles(tmp_path / "nothing")}
+    known = [entry for entry in release().chain.manifests if entry["step"] in ("tokenizer", "train", "quantise")]
     with pytest.raises(LlmcoreError, match=r"lineage\.json names no source"):
-        publish(inputs, PublishParams(), LocalRun(tmp_path, manifests=release().chain.manifests))
+        publish(inputs, PublishParams(), LocalRun(tmp_path, manifests=known))
 
 
 def test_a_licence_needs_its_text() -> None:
     with pytest.raises(ValueError, match="no text of licence 'MIT' is bundled: give it as licence_text"):
         PublishParams(licence="MIT")
     assert PublishParams(licence="MIT", licence_text="Permission is hereby granted …").licence == "MIT"
+
+
+@pytest.mark.parametrize(
+    "licence", ["Apache-2.0", "CC0-1.0", "CC-BY-4.0", "MIT", "BSD-3-Clause", "unknown", "ODC-By-1.0"]
+)
+def test_the_default_licence_stands_where_the_sources_allow_it(licence: str) -> None:
+    assert model_licence("", {"notes": licence}) == "Apache-2.0"
+
+
+@pytest.mark.parametrize(
+    "licence", ["CC-BY-SA-4.0", "CC-BY-NC-4.0", "GPL-3.0-only", "ODbL-1.0", "GFDL-1.3", "proprietary"]
+)
+def test_the_licence_is_asked_for_where_a_source_does_not_allow_the_default(tmp_path: Path, licence: str) -> None:
+    source = {"kind": "text", "name": "notes", "path": "texts", "licence": licence}
+    config = load(small_config(tmp_path, sources=[source]))
+    with pytest.raises(UsageError, match=r"publish\.licence: missing; source 'notes' is .* does not allow the default"):
+        build(config)
+    said = config.model_copy(update={"publish": PublishParams(licence=licence, licence_text="You may …")})
+    assert said.publish_params().licence == licence
 
 
 def test_the_card_has_front_matter_that_the_hub_reads() -> None:
@@ -322,6 +362,21 @@ def test_card_and_report_say_what_was_not_read_and_how_large_benchmarks_are() ->
         assert "gsm8k-100</bdi> (100 items)" in page or "gsm8k-100 (100 items)" in page, name
         assert "7 of 60 documents were never read" in page, name
         assert "(difference 0.110 (0.080–0.150))" in page, name
+
+
+def test_the_card_tells_how_it_was_trained_and_what_was_removed() -> None:
+    card = release().read("README.md")
+    assert "**Better than a byte 7\\-gram" in card or "**Better than a byte 7-gram" in card
+    assert '"learning_rate": 0.005' in card
+    assert 'tokenizer("The", return_tensors="pt")' in card  # the prompt is of the corpus
+    assert "-p The -n 64" in card
+    rows = [line for line in card.splitlines() if line.startswith("| ")]
+    assert any(line.startswith("| dedup | near duplicate | 5 | ") for line in rows)
+    assert "| EMAIL\\_ADDRESS | 4 |" in rows
+    assert "Nobody said under which licence" in card
+    trained = sum(int(line.split("|")[2]) for line in rows if re.match(r"\| [\d,]+ to [\d,]+ \|", line))
+    (split,) = [line for line in rows if line.startswith("| train | ")]
+    assert trained == int(split.split("|")[2])
 
 
 def test_text_of_documents_cannot_become_markup_on_the_card() -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcore.release.charts import lineage_graph, loss_curve, short
-from tests.release_inputs import HOSTILE, release
+from llmcore.account.funnel import funnel_rows
+from llmcore.release.charts import histogram, lineage_graph, loss_curve, short, standalone
+from llmcore.release.texts import removed_by_rule
+from llmcore.schema import DOCUMENT_SCHEMA, document_id, dropped
+from tests.release_inputs import HOSTILE, Chain, release
 
 VOID = {"meta", "br"}  # tags that HTML never closes
 
@@ -49,9 +54,10 @@ def page() -> Page:
     return Page(release().read("report.html"))
 
 
-def test_it_is_well_formed_and_holds_one_chart_and_one_graph(page: Page) -> None:
+def test_it_is_well_formed_and_holds_its_charts_and_one_graph(page: Page) -> None:
     assert page.open == []
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3
+    assert ("aria-label", "Documents by length") in page.attributes
     assert ("aria-label", "Training and validation loss") in page.attributes
     assert ("aria-label", "Lineage of the model") in page.attributes
 
@@ -79,11 +85,48 @@ def test_it_tells_the_whole_story(page: Page) -> None:
         "near duplicate 5",
         "q4_0",
         "published model",
+        "Better than a byte 7-gram",
+        "learning_rate0.005",
+        "EMAIL_ADDRESS4",
+        "Nobody said under which licence",
     ):
         assert words in told
     for manifest in release().chain.manifests:
         assert manifest["step"] in told
         assert manifest["digest"][:8] in told
+
+
+def test_examples_of_removed_text_are_masked_where_they_stood_before_the_masking(tmp_path: Path) -> None:
+    chain, shard = Chain(tmp_path), "g000-notes-00000.parquet"
+    texts = [f"Call Ada at ada{number}@example.com about line {number}." for number in range(6)]
+    rows = {"id": [document_id("notes", text) for text in texts], "text": texts, "source": "notes", "url": None}
+    kept = pl.DataFrame(rows).with_columns(
+        pl.lit(None).cast(kind).alias(name) for name, kind in DOCUMENT_SCHEMA.items() if name not in rows
+    )
+    chain.write("ingest notes", {f"kept/{shard}": kept})
+    chain.add("ingest notes", "ingest", {})
+    for step in ("clean", "pii", "quality"):
+        gone, kept = kept.head(2), kept.slice(2)
+        chain.write(step, {f"kept/{shard}": kept, f"dropped/{shard}": dropped(gone, step, "short", {"value": 3})})
+        chain.add(step, step, {"documents": chain.manifests[-1]["step"]})
+    rows = funnel_rows(chain.manifests, chain.files())
+    found = {row.step: row for row in removed_by_rule(chain.manifests, chain.files(), rows)}
+    assert [found[step].documents for step in ("clean", "pii", "quality")] == [2, 2, 2]
+    assert all("<EMAIL_ADDRESS>" in example["text"] for example in found["clean"].examples)
+    assert all("@example.com" in example["text"] for example in found["quality"].examples)  # as the stage saw it
+    assert found["clean"].examples[0]["value"] == "value 3"
+
+
+def test_a_picture_that_stands_alone_has_its_namespace_and_style() -> None:
+    nodes = [{"id": "a", "step": "clean", "stage": "s", "version": 1, "key": "k", "digest": "d" * 64, "outputs": {}}]
+    history = pl.DataFrame({"tokens": [1, 2], "loss": [2.0, 1.0], "validation_loss": [None, 1.5]})
+    for svg in (loss_curve(history), lineage_graph(nodes, [{"from": "a", "to": "published"}])):
+        root = ElementTree.fromstring(standalone(svg))  # which is strict XML, as an image's parser is
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        style = root.find("{http://www.w3.org/2000/svg}style")
+        assert style is not None
+        classes = {name for node in root.iter() for name in node.get("class", "").split()}
+        assert classes <= set(re.findall(r"\.([a-z]+)", str(style.text)))
 
 
 def test_the_loss_curve_stays_inside_its_frame() -> None:
@@ -125,6 +168,14 @@ def test_any_graph_is_drawn_with_every_box_apart_from_the_others(graph: tuple[in
     assert len(boxes) == len(names)
     for number, (x, y) in enumerate(boxes):
         assert all(abs(x - other_x) >= 150 or abs(y - other_y) >= 46 for other_x, other_y in boxes[:number])
+
+
+def test_a_histogram_has_a_bar_for_every_power_of_two() -> None:
+    svg = histogram([(8, 3), (16, 0), (32, 12)], "tokens", "documents")
+    assert [float(height) for height in re.findall(r'class="bar"[^>]* height="([\d.]+)"', svg)][1] == 0
+    assert svg.count('class="bar"') == 3
+    assert "32 to 64 tokens: 12 documents" in svg
+    assert histogram([], "tokens", "documents") == ""
 
 
 def test_numbers_are_short() -> None:

@@ -47,8 +47,7 @@ def test_special_tokens_come_first_and_transformers_agrees(trained: LocalFiles) 
     for text in ("Fellow-Citizens of the Senate", "  two  spaces\n\n\ttab", "Ünïcode 中文 🙂", ""):
         assert theirs(text).input_ids == ours.encode(text).ids
         assert theirs(text).input_ids[0] == 0, "prompts start where documents start"
-    chat = theirs.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
-    assert chat == "<|user|>Hi<|end|><|assistant|>"
+    assert theirs.chat_template is None, "a base model continues text"
 
 
 def test_training_twice_gives_the_same_bytes(trained: LocalFiles, tmp_path: Path) -> None:
