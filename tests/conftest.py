@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings as hypothesis
 
 from llmcore.artifacts import jobs
 from llmcore.artifacts.store import Store, open_store
@@ -13,6 +14,9 @@ from tests import s3_server
 from tests.prefect_server import prefect_server
 
 __all__ = ["prefect_server"]  # a fixture for every test
+
+hypothesis.register_profile("ours", deadline=None)  # a busy machine is no defect
+hypothesis.load_profile("ours")
 
 
 @pytest.fixture(scope="session")
