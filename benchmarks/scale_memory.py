@@ -40,6 +40,7 @@ STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with", "a", "in",
 PER_SHARD = (
     "text.extract",
     "text.clean",
+    "text.trim",
     "text.language",
     "text.pii",
     "selection.dedup:SIGNATURES",
@@ -51,6 +52,7 @@ PER_SHARD = (
     "tokens.tokenise",
 )
 GLOBALLY = (
+    "text.site_lines",
     "selection.dedup:RESOLVE",
     "selection.classifier",
     "selection.decontaminate:BENCHMARKS",
@@ -199,6 +201,7 @@ class Corpus:
         shard = name_of(0)
         documents = pl.read_parquet(self.folder / "documents/kept" / shard)
         sides: dict[str, Callable[[], dict[str, Any]]] = {
+            "text.trim": lambda: {"site_lines": self.files("site_lines")},
             "selection.dedup": lambda: {"decisions": decisions(documents)},
             "selection.quality": lambda: {
                 "signals": pl.read_parquet(self.folder / "signals/signals" / shard),
@@ -428,6 +431,7 @@ class Writer:
         parts: Sequence[tuple[str, str, dict[str, Any]]] = (
             ("quantised", "release.quantise", {"tokens": 1000}),
             ("evaluation", "evaluation.stage", {"split_bytes": 1 << 16, "memorisation_prompts": 1, "sample_tokens": 1}),
+            ("site_lines", "text.site_lines", {}),
             ("classifier", "selection.classifier", {}),
             ("benchmarks", "selection.decontaminate:BENCHMARKS", {}),
         )
