@@ -41,7 +41,9 @@ class TokenizerParams(Params):
     vocab_size: int = Field(4096, ge=512, le=1 << 20, description="tokens, the special ones and 256 bytes included")
     min_frequency: int = Field(2, ge=1, description="a pair seen less often is not merged")
     sample_bytes: int = Field(
-        4 << 30, ge=1 << 16, description="text that is learned from, bytes; a larger split is sampled"
+        1 << 29,
+        ge=1 << 16,
+        description="text that is learned from, bytes; a larger split is sampled; takes some three times that in memory",
     )
 
 
