@@ -43,7 +43,7 @@ class TokenizerParams(Params):
     sample_bytes: int = Field(
         1 << 29,
         ge=1 << 16,
-        description="text that is learned from, bytes; a larger split is sampled; takes some three times that in memory",
+        description="text that is learned from, bytes; a larger split is sampled; takes three times that in memory",
     )
 
 
