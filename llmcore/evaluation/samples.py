@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what only chooses prompts needs no torch
 PROMPT_WORDS = 6
 PROMPT_LETTERS = 60  # of scripts that put no blanks between words
 PROSE_LETTERS = 60  # of a line at least, or it is taken for a title, a menu or a signature
+ALIKE = 2  # words: a manual begins many a page with "This module"
 LOOKED_AT = 20  # documents of a source, for a line to start from
 
 
@@ -56,10 +57,10 @@ def write_samples(
 
 
 def beginnings(documents: pl.DataFrame, count: int = 3) -> list[str]:
-    """Prompts: the first words of a line of prose, from different sources, by name, as far as there are, no two alike.
+    """Prompts: the first words of a line of prose, from different sources, by name, as far as there are.
 
     documents: columns source and text. A line that several of the documents have (the head of a site's pages) is none
-    to start from, nor is a short one; of a document without any other its first words are taken.
+    to start from, nor is a short one; of a document without any other its first words are taken. No two begin alike.
     """
     parts = documents.partition_by("source", as_dict=True, maintain_order=True)
     by_source = [list(_openings(part["text"].head(LOOKED_AT).to_list())) for _, part in sorted(parts.items())]
@@ -67,7 +68,7 @@ def beginnings(documents: pl.DataFrame, count: int = 3) -> list[str]:
     for turn in zip_longest(*by_source):
         for prompt in turn:
             if prompt:
-                found.setdefault(prompt.casefold(), prompt)
+                found.setdefault(" ".join(prompt.casefold().split()[:ALIKE]), prompt)
     return list(found.values())[:count]
 
 

@@ -224,6 +224,7 @@ def test_tables_and_texts_are_what_they_should_be_in_the_browser(api: Api, shown
         assert words in tab.text(), words
     tab.open(api.artifact_page("shown-evaluation", shown.run))
     tab.wait_text("bits per byte, lower is better")
+    tab.wait("document.querySelectorAll('thead tr').length === 1", "one table")
     (head,) = tab.ask("[...document.querySelectorAll('thead tr')].map(row => row.innerText)")
     for words in ("this model", "byte 5-gram, interpolated", "xz -9"):
         assert words in head.replace("\n", " "), "the model and its baselines side by side"

@@ -76,7 +76,7 @@ def test_a_configuration_that_is_wrong_leaves_no_server(tmp_path: Path, home: di
     command = [*LLMCORE, "run", str(small_config(tmp_path)), "--until", "tea"]
     done = subprocess.run(command, env=home, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("llmcore: no stage 'tea'")
+    assert done.stderr.splitlines()[-1].startswith("llmcore: --until: no stage 'tea'")
     assert left(home) == []
 
 
