@@ -271,6 +271,7 @@ def test_a_server_that_ignores_if_none_match_is_refused_at_the_first_write_and_b
     assert found.state == "ok" and list(sound.backend.entries("runs/")) == []
 
 
+@pytest.mark.slow
 def test_a_short_outage_is_waited_out(bucket: str, between: Proxy, tmp_path: Path) -> None:
     store, backend = new_store(bucket)
     digest = put(store, tmp_path, b"1")

@@ -109,6 +109,7 @@ def test_half_written_checkpoints_and_files_stay_behind(remote: Store, tmp_path:
     assert {name: data for name, data in theirs.items() if not name.startswith(f"{FOLDER}/step-00000003/")} == whole
 
 
+@pytest.mark.slow
 def test_a_copy_finishes_whole_under_rotation(remote: Store, between: Proxy, tmp_path: Path) -> None:
     """Each upload takes longer than several checkpoints, so that what a copy began with is gone before it ends."""
     mine = opened(remote, tmp_path)

@@ -224,6 +224,7 @@ states = st.dictionaries(st.sampled_from("abcd"), texts, min_size=1)
 numbers = st.sampled_from([0, 997])  # of the first generation: g1000 comes behind g999
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(states, min_size=2, max_size=6), st.booleans(), numbers)
 def test_what_is_current_stands_and_nothing_else(

@@ -39,6 +39,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "REPORT_SECONDS", 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_process_is_taken_for_lack_of_memory_and_says_how_to_go_on(
     corpus: Path, tmp_path: Path, processes: int
@@ -56,6 +57,7 @@ def test_memory_that_is_refused_says_how_to_go_on(corpus: Path, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_crash_names_its_signal(corpus: Path, tmp_path: Path, processes: int) -> None:
     run = StruckRun(tmp_path, strike=lambda pid: os.kill(pid, signal.SIGSEGV))
@@ -65,11 +67,13 @@ def test_a_crash_names_its_signal(corpus: Path, tmp_path: Path, processes: int) 
         train(inputs_of(corpus), replace(LONG, processes=processes), run)
 
 
+@pytest.mark.slow
 def test_of_several_processes_the_failing_one_speaks(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(LlmcoreError, match=r"^train\.learning_rate: the loss is not finite at step"):
         train(inputs_of(corpus), replace(TINY, learning_rate=1e30, warm_up=0, processes=2), WatchedRun(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_documents(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(LlmcoreError, match=r"the batch read documents 0{30}[0-9a-f]{2}, .* and \d+ more$"):
         train(inputs_of(corpus), replace(TINY, learning_rate=1e30, warm_up=0), WatchedRun(tmp_path))

@@ -145,6 +145,7 @@ class RunWithoutStore(WatchedRun):
         raise ConnectionError("the store is away")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("for_ever", [False, True], ids=["refuses", "hangs"])
 def test_the_true_cause_is_told_though_the_last_copy_fails(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, for_ever: bool

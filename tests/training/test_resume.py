@@ -91,6 +91,7 @@ def checkpoint(corpus: Path, uninterrupted: LocalRun, tmp_path_factory: pytest.T
     return folder
 
 
+@pytest.mark.slow
 def test_what_may_not_differ_is_named(corpus: Path, checkpoint: Path, tmp_path: Path) -> None:
     inputs = inputs_of(corpus) | {"resume": type(inputs_of(corpus)["plan"])(checkpoint)}
     for change, said in (
@@ -105,6 +106,7 @@ def test_what_may_not_differ_is_named(corpus: Path, checkpoint: Path, tmp_path: 
             train(inputs, replace(TINY, **change), LocalRun(tmp_path / next(iter(change))))
 
 
+@pytest.mark.slow
 def test_the_same_training_goes_on_to_the_same_bits(
     corpus: Path, checkpoint: Path, uninterrupted: LocalRun, tmp_path: Path
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_run_that_cannot_be_found_is_one_line(store: Store) -> None:
         find(store, "my-model")
 
 
+@pytest.mark.slow
 def test_pacing_is_no_part_of_the_recipe(corpus: Path, store: Store, uninterrupted: LocalRun, tmp_path: Path) -> None:
     paced = replace(TINY, checkpoint_every=11, hang_seconds=60.0)
     assert recipe_in(store, corpus, paced).key == recipe_in(store, corpus, TINY).key
@@ -133,6 +136,7 @@ def test_pacing_is_no_part_of_the_recipe(corpus: Path, store: Store, uninterrupt
     assert model_digest(run) == model_digest(uninterrupted)
 
 
+@pytest.mark.slow
 def test_an_edited_marker_is_passed_over(corpus: Path, uninterrupted: LocalRun, tmp_path: Path) -> None:
     run = LocalRun(tmp_path)
     shutil.copytree(uninterrupted.scratch / "checkpoints", run.scratch / "checkpoints")

@@ -116,6 +116,7 @@ def test_training_learns_and_leaves_a_model_and_its_history(corpus: Path, uninte
     }
 
 
+@pytest.mark.slow
 def test_cancelled_training_leaves_a_checkpoint_and_goes_on_to_the_same_bits(
     corpus: Path, uninterrupted: LocalRun, tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_cancelled_training_leaves_a_checkpoint_and_goes_on_to_the_same_bits(
     assert file_digest(run.out / "history.parquet") == file_digest(alone.out / "history.parquet")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     corpus: Path, uninterrupted: LocalRun, tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert model_digest(run) == model_digest(uninterrupted)
 
 
+@pytest.mark.slow
 def test_scratch_of_another_training_is_refused(corpus: Path, uninterrupted: LocalRun, tmp_path: Path) -> None:
     run = LocalRun(tmp_path)
     shutil.copytree(uninterrupted.scratch / "checkpoints", run.scratch / "checkpoints")
@@ -159,11 +162,13 @@ def test_scratch_of_another_training_is_refused(corpus: Path, uninterrupted: Loc
         train(inputs_of(corpus), replace(TINY, seed=2), run)
 
 
+@pytest.mark.slow
 def test_a_failing_trainer_is_one_line(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(LlmcoreError, match=r"^train\.learning_rate: the loss is not finite at step"):
         train(inputs_of(corpus), replace(TINY, learning_rate=1e30, warm_up=0), LocalRun(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_named(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UsageError, match=r"^train\.compile: no C\+\+ compiler"):
