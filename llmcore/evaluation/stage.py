@@ -55,7 +55,7 @@ class EvaluateParams(Params):
     temperature: float = Field(0.8, gt=0, description="of the samples")
     top_k: int = Field(50, ge=1, description="likeliest tokens a sample draws from")
     split_bytes: int = Field(
-        32 << 20, ge=1 << 16, description="most text of a split that is scored, or that baselines learn from"
+        16 << 20, ge=1 << 16, description="most text of a split that is scored, or that baselines learn from"
     )
     train_documents: int = Field(
         12, ge=0, description="trained documents scored for the train/validation gap, of each what was read"
