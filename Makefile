@@ -22,7 +22,7 @@ check: .venv/installed-check  ## format, lint, types, layers: seconds
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-fast: .venv/installed-test  ## unit tests, on stores in a folder: three minutes on two cores
+fast: .venv/installed-test  ## unit tests, on stores in a folder: some minutes on two cores
 	$(PYTEST) -m "not slow and not nightly" -k "not ceph and not moto"
 
 nightly: .venv/installed-test  ## the long kills and scale runs: hours

@@ -41,7 +41,7 @@ from llmcore.tokens.tokenizer import end_of_text, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 HELD_OUT = Path(__file__).with_name("held_out.jsonl.xz")
-DIGEST = "unfrozen"  # SHA-256 of the file's bytes
+DIGEST = "6702153eda2ec7f7bc9dbd5680e47067da4815957efa3f1d1aed17a4099cb750"  # SHA-256 of the file's bytes
 
 
 def main() -> None:

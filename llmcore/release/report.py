@@ -18,9 +18,9 @@ from llmcore.release.facts import Facts
 REASONS_SHOWN = 40
 
 
-def report(facts: Facts) -> str:
-    """The page as HTML."""
-    environment = Environment(
+def page_environment() -> Environment:
+    """Where the pages' templates are: everything is escaped, and what a template asks for must be there."""
+    return Environment(
         loader=PackageLoader("llmcore.release"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -28,6 +28,11 @@ def report(facts: Facts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def report(facts: Facts) -> str:
+    """The page as HTML."""
+    environment = page_environment()
     environment.filters |= {
         "number": number,
         "signed": signed,

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from llmcore.artifacts.export import export_files
 from llmcore.artifacts.lineage import manifests_behind
 from llmcore.artifacts.manifest import Manifest
 from llmcore.artifacts.recipe import StoreFiles
 from llmcore.artifacts.store import Store
 from llmcore.release.facts import read_history
+from llmcore.release.report import page_environment
 
 RUN_PAGE = "run.html"
 
@@ -30,22 +29,18 @@ def export_model(store: Store, published: Manifest, folder: Path) -> None:
 
 def run_page(store: Store, published: Manifest) -> str:
     """The page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("llmcore.release"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     behind = manifests_behind(store, [published])
     models = [manifest for manifest in behind if manifest.role == "model"]
-    return environment.get_template("run.html.j2").render(
-        name=published.identity["params"].get("name") or published.step,
-        digest=published.digest,
-        training=training_facts(store, models[-1]) if models else {},
-        steps=[_step(manifest) for manifest in behind],
-        packages=dict(published.environment.get("packages", {})),
+    return (
+        page_environment()
+        .get_template("run.html.j2")
+        .render(
+            name=published.identity["params"].get("name") or published.step,
+            digest=published.digest,
+            training=training_facts(store, models[-1]) if models else {},
+            steps=[_step(manifest) for manifest in behind],
+            packages=dict(published.environment.get("packages", {})),
+        )
     )
 
 
